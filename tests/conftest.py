@@ -1,0 +1,48 @@
+"""What holds in every test: float64, strict promotion, warnings as errors, four CPU devices, no display, shapes checked."""
+
+import os
+from collections.abc import Iterator
+
+# Read once, when jax and matplotlib are first imported; what is already set wins (JAX_PLATFORMS=cuda for -m gpu).
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("MPLBACKEND", "Agg")
+_FOUR_DEVICES = "--xla_force_host_platform_device_count=4"
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FOUR_DEVICES}".strip()
+
+import jax
+import jaxtyping
+import pytest
+from hypothesis import settings
+
+# Set on the configuration, not through JAX_* variables, so that the processes which a test starts begin as a user's do.
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Every annotation of the library is checked at run time; THALWEG_NO_TYPECHECK=1 turns that off, to time or to debug.
+if os.environ.get("THALWEG_NO_TYPECHECK") != "1":
+    jaxtyping.install_import_hook("thalweg", "beartype.beartype")
+
+# The same examples in every run: a failure is then the change's. Compiling makes the first example slow: no deadline.
+settings.register_profile("thalweg", derandomize=True, deadline=None, database=None, max_examples=25, print_blob=True)
+settings.load_profile("thalweg")
+
+
+@pytest.fixture
+def standard_promotion() -> Iterator[None]:
+    """JAX's own promotion rules, for a test that calls a third party which breaks under the strict ones.
+
+    Tried with diffrax 0.7.2, optimistix 0.1.0, lineax 0.1.1, optax 0.2.8: in float64 the diffrax solvers (explicit and
+    implicit, fixed and adaptive), the optimistix minimisers, root finders and least-squares solvers, and the lineax
+    solvers all run under strict promotion. What breaks is the bias correction of `optax.adam` and its relatives
+    (float ** int32); and, with x64 on, diffrax for a float32 state when times are Python numbers: give it times of the
+    state's dtype instead of this fixture.
+    """
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def pytest_report_header() -> str:
+    """Which jax, and on what: the same suite runs with several."""
+    return f"jax {jax.__version__} on {jax.device_count()} {jax.default_backend()} devices"
