@@ -42,6 +42,7 @@ define install
 	    { echo "thalweg needs Python >= 3.11, and $(PYTHON) is $(or $(VERSION),not there). Name another one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	@test "$$($(BIN)/python -c 'import platform; print(platform.python_version())' 2>/dev/null)" = "$(VERSION)" || \
 	    { rm -rf $(VENV) && $(PYTHON) -m venv $(VENV); }
+	@echo "Installing thalweg[$(1)] into $(VENV); this can take some minutes."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --no-compile -c constraints.txt -e ".[$(1)]"
 	@touch $@
 endef

@@ -1,4 +1,4 @@
-"""What holds in every test: float64, strict promotion, warnings as errors, four CPU devices, no display, shapes checked."""
+"""What holds in every test: float64, strict promotion, warnings as errors, four CPU devices, shapes checked."""
 
 import os
 from collections.abc import Iterator

@@ -14,7 +14,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "thalweg"
 MAX_LINES = 450
 
-# From the ground up: a module imports from its own row of this table and from the rows before it, never from a later one.
+# From the ground up: a module imports from its own row of this table and from the rows before it, never a later one.
 # A new folder or root module must be placed here on purpose.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("_types", "_tree", "_errors", "_result", "_sharding"),
