@@ -30,7 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
 
 # The stated exception: convenience methods that reach up when they are called, and only then.
-LAZY_UPWARD = {("_path", "plotting"), ("_path", "io"), ("_path", "recipes")}
+LAZY_UPWARD = {("_path", "plotting"), ("_path", "io")}
 
 
 @dataclass(frozen=True)
