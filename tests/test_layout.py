@@ -209,7 +209,7 @@ def test_every_folder_of_modules_is_a_package():
 
 def test_the_command_line_starts_without_jax():
     heavy = ["jax", "jaxlib", "equinox", "diffrax", "scipy", "matplotlib", "xarray"]
-    code = f"import sys, thalweg.cli; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, thalweg.cli; thalweg.cli.main; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, timeout=120)
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
