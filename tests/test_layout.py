@@ -81,8 +81,10 @@ def imports_of(name: str, file: Path, modules: dict[str, Path], package_name: st
 
     def existing(asked: str) -> str:
         """The longest prefix that is a module: what follows are names in it."""
-        while asked and asked not in modules and "." in asked:
-            asked = asked.rpartition(".")[0]
+        while asked not in modules and "." in asked:
+            asked, _, rest = asked.rpartition(".")
+            if "." not in asked and rest:  # a folder without __init__ has a layer all the same
+                return asked
         return asked if asked in modules else ""
 
     def walk(node: ast.AST, lazy: bool, typing_only: bool) -> Iterator[Import]:
@@ -115,7 +117,7 @@ def violations(package: Path) -> list[str]:
             if HEIGHT[there] > HEIGHT[here] and not allowed:
                 how = "lazily imports" if entry.lazy else "imports"
                 found.append(f"{name or package.name}:{entry.line} {how} {entry.imported or package.name} from above")
-            if not entry.lazy and not entry.typing_only:
+            if entry.imported in modules and not entry.lazy and not entry.typing_only:
                 graph[name].add(entry.imported)
     try:
         graphlib.TopologicalSorter(graph).prepare()
@@ -151,6 +153,7 @@ def test_imports_point_down_only():
         ({"_flow.py": "import importlib\nimportlib.import_module('thalweg.io')"}, "_flow:2 imports io from above"),
         ({"__init__.py": "from .cli import main"}, "thalweg:1 imports cli from above"),
         ({"extras/new.py": ""}, "'extras' has no layer: place it in LAYERS"),
+        ({"states/base.py": "from thalweg.recipes.fit import f"}, "states.base:1 imports recipes from above"),
         ({"_new.py": ""}, "'_new' has no layer: place it in LAYERS"),
         (
             {"states/base.py": "import thalweg.energies.base", "energies/base.py": "from thalweg.states import base"},
