@@ -80,12 +80,12 @@ def imports_of(name: str, file: Path, modules: dict[str, Path], package_name: st
                 yield rest
 
     def existing(asked: str) -> str:
-        """The longest prefix that is a module: what follows are names in it."""
+        """The longest prefix that is a module: what follows are names in it. A folder is one even without its `__init__`."""
+        if "." not in asked:
+            return asked if asked in modules else ""
         while asked not in modules and "." in asked:
-            asked, _, rest = asked.rpartition(".")
-            if "." not in asked and rest:  # a folder without __init__ has a layer all the same
-                return asked
-        return asked if asked in modules else ""
+            asked = asked.rpartition(".")[0]
+        return asked
 
     def walk(node: ast.AST, lazy: bool, typing_only: bool) -> Iterator[Import]:
         for asked in within_package(node):
