@@ -80,7 +80,7 @@ def imports_of(name: str, file: Path, modules: dict[str, Path], package_name: st
                 yield rest
 
     def existing(asked: str) -> str:
-        """The longest prefix that is a module: the rest are names in it. A folder counts even without its `__init__`."""
+        """The longest prefix that is a module: the rest are names in it. Folders count even without `__init__`."""
         if "." not in asked:
             return asked if asked in modules else ""
         while asked not in modules and "." in asked:
