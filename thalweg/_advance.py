@@ -1,0 +1,82 @@
+"""One step of a flow, shared by `flow` and `rollout`."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from thalweg import _tree
+from thalweg._path import FlowState
+from thalweg._result import RESULTS
+from thalweg._types import PRNGKey, Scalar, State
+from thalweg.energies import AbstractEnergy
+from thalweg.geometries import AbstractGeometry
+from thalweg.schemes import AbstractScheme
+from thalweg.states import admissibility
+
+
+def begin(
+    energy: AbstractEnergy, geometry: AbstractGeometry, scheme: AbstractScheme, state: State, key: PRNGKey | None
+) -> FlowState:
+    """The flow before its first step; every number gets a definite dtype so that no step changes the types."""
+    dtype = _tree.dtype_of(state)
+    state = jax.tree.map(_strong, state)
+    init_key = None if key is None else jax.random.fold_in(key, 2**31 - 1)
+    memory = jax.tree.map(_strong, scheme.init(energy, geometry, state, init_key))
+    zero = jnp.zeros((), dtype)
+    _, _, info = jax.eval_shape(
+        lambda s, m, k: scheme.step(energy, geometry, s, m, k), state, memory, init_key
+    )
+    stats = {name: jnp.zeros(value.shape, value.dtype) for name, value in info.stats.items()}
+    return FlowState(state, memory, zero, zero, jnp.asarray(0, jnp.int32), zero, stats)
+
+
+def advance(
+    energy: AbstractEnergy,
+    geometry: AbstractGeometry,
+    scheme: AbstractScheme,
+    flow_state: FlowState,
+    key: PRNGKey | None,
+    final_time: Scalar | None,
+) -> tuple[FlowState, Any]:
+    """The flow one step on, or unchanged if the step failed, and what became of it."""
+    time, old = flow_state.time, flow_state
+    step_key = None if key is None else jax.random.fold_in(key, old.num_steps)
+    energy_key = None if step_key is None else jax.random.fold_in(step_key, 1)
+    # The energy is frozen for the step: schedules see the time, mini-batches the key.
+    frozen = energy.at(time, energy_key)
+    if final_time is not None:
+        scheme = scheme.limit(final_time - time)
+    state, memory, info = scheme.step(frozen, geometry, old.state, old.memory, step_key)
+    result = RESULTS.where(info.result == RESULTS.successful, admissibility(state), info.result)
+    # A NaN says more than the solver that tripped over it.
+    result = RESULTS.where(_tree.all_finite(state), result, RESULTS.non_finite)
+    # Compensated summation: a million small steps in float32 still add up.
+    increment = info.step_size.astype(time.dtype) - old.time_rest
+    new_time = time + increment
+    rest = (new_time - time) - increment
+    if final_time is not None:
+        arrived = jnp.abs(final_time - new_time) <= 64 * jnp.finfo(time.dtype).eps * jnp.abs(final_time)
+        new_time = jnp.where(arrived, final_time, new_time)
+    new = FlowState(
+        _like(state, old.state),
+        _like(memory, old.memory),
+        new_time,
+        rest,
+        old.num_steps + 1,
+        info.distance_squared.astype(time.dtype),
+        info.stats,
+    )
+    return _tree.where(result == RESULTS.successful, new, old), result
+
+
+def _strong(leaf: Any) -> Any:
+    return jax.lax.convert_element_type(leaf, leaf.dtype) if _is_number(leaf) else leaf
+
+
+def _is_number(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _like(new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda a, b: a.astype(b.dtype) if _is_number(a) else a, new, old)

@@ -1,0 +1,107 @@
+"""Everything that can be found wrong before anything is compiled."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from thalweg._errors import UnsupportedCombination
+from thalweg._types import State
+from thalweg.energies import AbstractEnergy, as_energy, decompose
+from thalweg.geometries import AbstractGeometry
+from thalweg.schemes import AbstractScheme
+from thalweg.states import AbstractState, GridDensity
+
+
+def check_combination(energy: AbstractEnergy, state: State, geometry: AbstractGeometry, scheme: AbstractScheme) -> None:
+    """Raise `UnsupportedCombination` or `ValueError` unless the four choices can be put together."""
+    if not isinstance(geometry, AbstractGeometry):
+        raise TypeError(f"`geometry` must be a geometry such as `tw.Euclidean()`; got {_named(geometry)}.")
+    if not isinstance(scheme, AbstractScheme):
+        raise TypeError(f"`scheme` must be a scheme such as `tw.Explicit(step_size=0.1)`; got {_named(scheme)}.")
+    check_state(state)
+    geometry.at(state)
+    _check_energy_fits(energy, state)
+    scheme.check(energy, geometry, state)
+
+
+def why_unsupported(energy: Any, state: State, *, geometry: AbstractGeometry, scheme: AbstractScheme) -> str | None:
+    """Why these four choices cannot be put together, or `None` if they can. Nothing is compiled.
+
+    **Arguments:** as for [`thalweg.flow`][].
+    """
+    try:
+        check_combination(as_energy(energy), state, geometry, scheme)
+    except (UnsupportedCombination, ValueError) as error:
+        return str(error)
+    return None
+
+
+def check_state(state: State) -> None:
+    """Raise unless the state is a pytree of finite real floating arrays, or one of thalweg's states."""
+    leaves = jax.tree.leaves(state)
+    if not isinstance(state, AbstractState):
+        if not leaves:
+            raise ValueError("`initial_state` is empty; it must hold at least one floating-point array.")
+        for leaf in leaves:
+            dtype = getattr(leaf, "dtype", None)
+            if dtype is None:
+                raise ValueError(
+                    f"`initial_state` must be made of arrays; got {_named(leaf)}. Use `jnp.array(...)` for a vector."
+                )
+            if not jnp.issubdtype(dtype, jnp.floating):
+                raise ValueError(
+                    f"`initial_state` must hold real floating-point numbers; got an array of dtype {dtype}. "
+                    "Convert it, e.g. `x0.astype(float)`."
+                )
+    for leaf in leaves:
+        if eqx.is_inexact_array(leaf) and not isinstance(leaf, jax.core.Tracer):
+            if not bool(jnp.all(jnp.isfinite(leaf))):
+                raise ValueError("`initial_state` must be finite; it holds NaN or infinity.")
+
+
+def _check_energy_fits(energy: AbstractEnergy, state: State) -> None:
+    structure = decompose(energy)
+    symbolic = structure.temperature is not None and not getattr(state, "knows_density", True)
+    # The entropy of particles without a density model is played by noise or refused by the scheme; the rest must have a value.
+    part = structure.without_entropy() if symbolic else energy
+    try:
+        out = eqx.filter_eval_shape(part, state)
+    except (UnsupportedCombination, ValueError):
+        raise
+    except AttributeError as error:
+        raise UnsupportedCombination(
+            f"`{_named(energy)}` cannot be evaluated at {_named(state)}: {error}.\n"
+            "Energies of densities need a density state such as `tw.GridDensity`, `tw.Particles` or `tw.Gaussian`; "
+            "vectors need a function of the vector."
+        ) from error
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0][:200]
+        raise ValueError(
+            f"`energy` failed when it was tried on the shapes of `initial_state`:\n  {type(error).__name__}: {reason}\n"
+            "It must accept the state and be written with jax.numpy."
+        ) from error
+    if out.shape != () or not jnp.issubdtype(out.dtype, jnp.floating):
+        raise ValueError(
+            f"`energy` must return one real number (shape ()); got shape {out.shape} and dtype {out.dtype}. "
+            "A potential or log density takes one point and returns a scalar: end it with `jnp.sum(...)`."
+        )
+    if isinstance(state, GridDensity) and structure.potential and not isinstance(state.values, jax.core.Tracer):
+        _check_potential(structure, state)
+
+
+def _check_potential(structure: Any, state: GridDensity) -> None:
+    potential = jax.jit(lambda: state.on_cells(structure.potential_value))()
+    bad = ~jnp.isfinite(potential)
+    if bool(jnp.any(bad)):
+        first = state.grid.centres[bad][0]
+        raise ValueError(
+            f"The potential must be finite on the grid; it is {float(potential[bad][0])} at {int(bad.sum())} of {bad.size} "
+            f"cells, first at x = {[round(float(c), 4) for c in first]}.\n"
+            "Choose `lower` and `upper` inside its domain (walls inside a grid are not supported)."
+        )
+
+
+def _named(value: Any) -> str:
+    return value.__name__ if isinstance(value, type) else type(value).__name__

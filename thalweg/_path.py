@@ -1,0 +1,196 @@
+"""The whole path of a flow, with its energies and its certificate."""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from thalweg._errors import Unavailable
+from thalweg._result import RESULTS
+from thalweg._types import Array, Int, PyTree, Scalar, State
+
+
+class FlowState(eqx.Module):
+    """Where a flow stands: enough to go on with, bit for bit.
+
+    `state` is the point itself, `memory` what the scheme remembers, `time` and `num_steps` how far it has come.
+    """
+
+    state: State
+    memory: PyTree
+    time: Scalar
+    time_rest: Scalar
+    num_steps: Int[Array, ""]
+    distance_squared: Scalar
+    stats: dict[str, Array]
+
+
+class EnergyBalance(NamedTuple):
+    r"""Whether the energy that was lost is the energy that was dissipated: $F(x_0) - F(x_T)$ against $\int_0^T \|\xi\|_*^2\,\mathrm dt$.
+
+    `decrease`, `dissipated`, and `relative_error` = |decrease − dissipated| / max(decrease, dissipated). The integral takes the rate as exponential
+    between two saves (the logarithmic mean of its ends), so its error falls with the square of their spacing.
+    """
+
+    decrease: float
+    dissipated: float
+    relative_error: float
+
+
+class Path(eqx.Module):
+    """What [`thalweg.flow`][] returns.
+
+    - `times`: shape `(num_saves,)`; the start is included. For `Constrained` it is arc length.
+    - `states`: the state with a leading axis of saves.
+    - `energies`, `dissipation_rates`: shape `(num_saves,)`; where a representation has none, asking raises with the reason, which
+      `unavailable` also lists.
+    - `distances_squared`: shape `(num_saves,)`, the squared length of the step that led to each save (0 for the start).
+    - `measurements`: what `measure` returned, and what the scheme reports, each with a leading axis of saves.
+    - `result`: a member of `tw.RESULTS`; `final`: the last [`thalweg.FlowState`][]; `final.state` is the last state.
+    - `stats`: what was chosen automatically, counts and seconds.
+    """
+
+    times: Array
+    states: State
+    records: dict[str, Array]
+    measurements: dict[str, Any]
+    result: Any
+    final: FlowState
+    extras: dict[str, Any] = eqx.field(default_factory=dict)
+    unavailable_items: tuple[tuple[str, str], ...] = eqx.field(static=True, default=())
+    stats_items: tuple[tuple[str, Any], ...] = eqx.field(static=True, default=())
+
+    @property
+    def energies(self) -> Array:
+        """The energy at each save, shape `(num_saves,)`."""
+        return self._record("energies")
+
+    @property
+    def dissipation_rates(self) -> Array:
+        r"""$-\mathrm dF/\mathrm dt = \|\xi\|_*^2$ at each save, shape `(num_saves,)`."""
+        return self._record("dissipation_rates")
+
+    @property
+    def distances_squared(self) -> Array:
+        """The squared distance of the step that led to each save, shape `(num_saves,)`."""
+        return self._record("distances_squared")
+
+    @property
+    def unavailable(self) -> dict[str, str]:
+        """What could not be measured in this representation, and why."""
+        return dict(self.unavailable_items)
+
+    @property
+    def stats(self) -> dict[str, Any]:
+        """What was chosen automatically, counts and seconds."""
+        return dict(self.stats_items)
+
+    @property
+    def certificate(self) -> Any:
+        """The certificate of the samples, where the scheme makes one."""
+        return self._extra("certificate")
+
+    @property
+    def transport(self) -> Any:
+        """The map that carried the samples, where the scheme keeps one."""
+        return self._extra("transport")
+
+    def _extra(self, name: str) -> Any:
+        if name not in self.extras:
+            raise Unavailable(f"This path has no {name}: the scheme that made it does not keep one.")
+        return self.extras[name]
+
+    def _record(self, name: str) -> Array:
+        if name not in self.records:
+            raise Unavailable(f"`path.{name}` has no value here: {self.unavailable.get(name, 'it was not recorded')}.")
+        return self.records[name]
+
+    def __len__(self) -> int:
+        return int(self.times.shape[0])
+
+    def __repr__(self) -> str:
+        parts = [f"{len(self)} saves" if self.times.ndim == 1 else f"times of shape {self.times.shape}"]
+        if "energies" in self.records and self.times.ndim == 1 and not isinstance(self.times, jax.core.Tracer):
+            energies = np.asarray(self.energies)
+            parts.append(f"time {float(self.times[-1]):.4g}, energy {energies[0]:.6g} → {energies[-1]:.6g}")
+        if not isinstance(self.times, jax.core.Tracer) and self.times.ndim == 1:
+            parts.append(self.message)
+        return f"Path({'; '.join(parts)})"
+
+    @property
+    def message(self) -> str:
+        """How the run ended, as a sentence."""
+        return str(RESULTS[self.result])
+
+    def state_at(self, index: int) -> State:
+        """The state at one save."""
+        return jax.tree.map(lambda leaf: leaf[index] if eqx.is_array(leaf) else leaf, self.states)
+
+    def energy_balance(self) -> EnergyBalance:
+        """Compare the energy lost with the energy dissipated over the saved points."""
+        energies = np.asarray(self.energies, np.float64)
+        rates = np.asarray(self.dissipation_rates, np.float64)
+        # Along arc length s the energy falls at dF/ds = −‖ξ‖_*, the root of the rate in time.
+        rates = np.sqrt(rates) if "parameter" in self.stats else rates
+        dissipated = float(np.sum(np.diff(np.asarray(self.times, np.float64)) * _logarithmic_means(rates)))
+        decrease = float(energies[0] - energies[-1])
+        largest = max(abs(decrease), abs(dissipated), float(np.finfo(np.float64).tiny))
+        return EnergyBalance(decrease, dissipated, abs(decrease - dissipated) / largest)
+
+    def plot(self, **options: Any) -> Any:
+        """A figure of the energy, the dissipation and the states (needs matplotlib)."""
+        from thalweg.plotting import plot_path
+
+        return plot_path(self, **options)
+
+    def animate(self, **options: Any) -> Any:
+        """A matplotlib animation of the states."""
+        from thalweg.plotting import animate_path
+
+        return animate_path(self, **options)
+
+    def to_xarray(self) -> Any:
+        """The path as an `xarray.Dataset` with labelled axes."""
+        from thalweg.io import path_to_xarray
+
+        return path_to_xarray(self)
+
+    def save(self, file: Any) -> None:
+        """Write the path to one file, without pickle, atomically; [`thalweg.load`][] reads it back."""
+        from thalweg.io import save
+
+        save(file, self)
+
+
+def _logarithmic_means(rates: np.ndarray) -> np.ndarray:
+    """(a − b)/(log a − log b) of neighbours; the arithmetic mean where they are equal or one is not positive."""
+    a, b = rates[:-1], rates[1:]
+    regular = (a > 0) & (b > 0) & (np.abs(a - b) > 1e-6 * (a + b))
+    safe_a, safe_b = np.where(regular, a, 2.0), np.where(regular, b, 1.0)
+    return np.where(regular, (safe_a - safe_b) / np.log(safe_a / safe_b), 0.5 * (a + b))
+
+
+def concatenate(paths: list[Path]) -> Path:
+    """One path out of consecutive pieces; the last piece gives the result and the final state."""
+    last = paths[-1]
+    if len(paths) == 1:
+        return last
+
+    def join(*leaves: Any) -> Any:
+        return jnp.concatenate([jnp.asarray(leaf) for leaf in leaves]) if eqx.is_array(leaves[0]) else leaves[0]
+
+    parts = [(p.times, p.states, p.records, p.measurements) for p in paths]
+    times, states, records, measurements = jax.tree.map(join, *parts)
+    return Path(
+        times,
+        states,
+        records,
+        measurements,
+        last.result,
+        last.final,
+        last.extras,
+        last.unavailable_items,
+        last.stats_items,
+    )

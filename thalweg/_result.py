@@ -1,0 +1,35 @@
+"""Why a flow ended: one whole sentence for each way."""
+
+import equinox as eqx
+
+
+class RESULTS(eqx.Enumeration):
+    """How a flow ended. `path.result == tw.RESULTS.successful` compares; `path.message` is the sentence."""
+
+    successful = "The flow reached its last step or its final time."
+    stopped = "The flow stopped because the given `stop` condition became true."
+    non_finite = (
+        "A step produced NaN or infinity; the last finite state is kept. "
+        "Use a smaller step size, or check the energy at `path.final.state`."
+    )
+    negative_density = (
+        "An explicit step made the density negative; the last good state is kept. "
+        "Explicit steps on a grid need a step size below about h²/(2·dim·temperature); "
+        "use a smaller one, or `tw.Continuous` or `tw.Proximal`, which have no such limit."
+    )
+    left_domain = (
+        "A step left the space in which the state lives; the last good state is kept. Use a smaller step size."
+    )
+    inner_solver_failed = (
+        "The solver inside a step did not converge; the last good state is kept. "
+        "Use a smaller step size, a looser tolerance or another solver."
+    )
+    energy_increased = (
+        "A proximal step found no state that satisfies F(x⁺) + D(x⁺, x)/(2α) ≤ F(x); the last good state is kept. "
+        "Use a smaller step size or another solver."
+    )
+    step_size_underflow = (
+        "The step size was cut so often that it no longer changes the state; the last good state is kept. "
+        "The energy may be non-smooth or non-finite nearby, or the state may be a minimum to rounding."
+    )
+    interrupted = "The flow was interrupted from the keyboard; everything up to the last good state is kept."

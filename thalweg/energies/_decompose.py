@@ -1,0 +1,123 @@
+"""The structure of an energy, for schemes that can use more than its gradient.
+
+An unknown energy is all remainder: schemes still work on it, only without the shortcut. A new energy with structure registers itself on
+`decompose`; nothing else changes.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from thalweg._types import Array
+from thalweg.energies._base import AbstractEnergy, Sum, Zero
+from thalweg.energies._divergence import FDivergence
+from thalweg.energies._interaction import InteractionEnergy
+from thalweg.energies._local import Entropy, InternalEnergy, PorousMedium, PotentialEnergy
+
+
+class Term(NamedTuple):
+    """A scaled part of an energy: its factor, the energy without the factor, and what the part is made of (V, e, W or F)."""
+
+    scale: Any
+    energy: AbstractEnergy
+    function: Callable[..., Any]
+
+
+class Decomposition(eqx.Module):
+    r"""$F = \sum c\int V\,dq + T\int q\log q + \sum c\int e(q, x)\,dx + \sum \tfrac c2\iint W\,dq\,dq + \text{remainder}$.
+
+    `temperature` is $T$ (`None` where there is no entropy); `local` integrands take a density value and a point; `proximable` holds the
+    terms with a known proximal map, such as constraints.
+    """
+
+    potential: tuple[Term, ...] = ()
+    temperature: Any = None
+    local: tuple[Term, ...] = ()
+    interaction: tuple[Term, ...] = ()
+    proximable: tuple[Term, ...] = ()
+    remainder: tuple[Term, ...] = ()
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the energy is a potential energy plus an entropy, so that its Wasserstein flow is a linear equation."""
+        return not (self.local or self.interaction or self.proximable or self.remainder)
+
+    @property
+    def needs_positive_density(self) -> bool:
+        """Whether the energy has a logarithmic or divergence part, whose flow keeps the density positive everywhere."""
+        return self.temperature is not None or any(isinstance(term.energy, FDivergence) for term in self.local)
+
+    def without_entropy(self) -> AbstractEnergy:
+        """The energy less its entropy: what remains when noise plays the entropy."""
+        terms = self.potential + self.local + self.interaction + self.proximable + self.remainder
+        if not terms:
+            return Zero()
+        return Sum(tuple(term.energy for term in terms), tuple(term.scale for term in terms))
+
+    def potential_value(self, point: Array) -> Array:
+        r"""$\sum c\,V(x)$ at one point, shape `()`."""
+        values = [term.scale * term.function(point) for term in self.potential]
+        return sum(values[1:], start=values[0]) if values else jnp.zeros((), point.dtype)
+
+    def local_value(self, density: Array, point: Array) -> Array:
+        r"""$\sum c\,e(q, x)$ at one point, shape `()`."""
+        values = [term.scale * term.function(density, point) for term in self.local]
+        return sum(values[1:], start=values[0]) if values else jnp.zeros((), density.dtype)
+
+
+@functools.singledispatch
+def decompose(energy: AbstractEnergy) -> Decomposition:
+    """The structure of an energy; an energy that registers nothing is all remainder."""
+    return Decomposition(remainder=(Term(1.0, energy, energy),))
+
+
+@decompose.register
+def _(energy: PotentialEnergy) -> Decomposition:
+    return Decomposition(potential=(Term(1.0, energy, energy.potential),))
+
+
+@decompose.register
+def _(energy: Entropy) -> Decomposition:
+    return Decomposition(temperature=1.0)
+
+
+@decompose.register(InternalEnergy)
+@decompose.register(PorousMedium)
+def _(energy: InternalEnergy | PorousMedium) -> Decomposition:
+    return Decomposition(local=(Term(1.0, energy, lambda density, point: energy.integrand(density)),))
+
+
+@decompose.register
+def _(energy: InteractionEnergy) -> Decomposition:
+    return Decomposition(interaction=(Term(1.0, energy, energy.interaction_kernel),))
+
+
+@decompose.register
+def _(energy: FDivergence) -> Decomposition:
+    if energy.is_reverse_kl:
+        potential = PotentialEnergy(energy.target.potential)
+        return Decomposition(potential=(Term(1.0, potential, energy.target.potential),), temperature=1.0)
+    return Decomposition(local=(Term(1.0, energy, energy.integrand),))
+
+
+@decompose.register
+def _(energy: Zero) -> Decomposition:
+    return Decomposition()
+
+
+@decompose.register
+def _(energy: Sum) -> Decomposition:
+    fields: dict[str, tuple[Term, ...]] = {}
+    temperature = None
+    for scale, part in zip(energy.scales, energy.energies, strict=True):
+        structure = decompose(part)
+        for name in ("potential", "local", "interaction", "proximable", "remainder"):
+            scaled = tuple(Term(scale * c, f, fn) for c, f, fn in getattr(structure, name))
+            fields[name] = fields.get(name, ()) + scaled
+        if structure.temperature is not None:
+            added = scale * structure.temperature
+            temperature = added if temperature is None else temperature + added
+    return Decomposition(temperature=temperature, **fields)

@@ -1,0 +1,80 @@
+"""How far is far: a geometry, and the metric that it makes at one state.
+
+A metric must give three things: the direction of steepest descent, the norm of a velocity, and the curve along a velocity that
+stays in the space. Everything else is a capability, `None` where absent, which schemes and the checker read.
+"""
+
+import abc
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import equinox as eqx
+
+from thalweg._errors import UnsupportedCombination
+from thalweg._first_variation import Cotangent, Velocity
+from thalweg._types import Array, Scalar, ScalarLike, State
+from thalweg.states import AbstractState
+
+
+class AbstractMetric(eqx.Module):
+    r"""The inner product (or norm) of a geometry at one state.
+
+    Capabilities, `None` where absent: `distance_squared(other)`, normalised so that $D(x + \varepsilon v, x)/\varepsilon^2 \to \|v\|^2$, with
+    `distance_kind` ("exact", "upper bound" or "local") and `distance_is_smooth`; `noise(key)`, a velocity drawn from
+    $N(0, G^{-1})$ in the coordinates of the state; `matrix()`, the Gram matrix $G$ in flat coordinates; `chart(coordinates)`, a
+    parametrisation of the space around the state by a pytree like `moving(state)`, zero at the state, that solvers may minimise over.
+    """
+
+    state: eqx.AbstractVar[State]
+
+    distance_squared: ClassVar[Callable[..., Any] | None] = None
+    distance_kind: ClassVar[str | None] = None
+    distance_is_smooth: ClassVar[bool] = True
+    noise: ClassVar[Callable[..., Any] | None] = None
+    matrix: ClassVar[Callable[..., Any] | None] = None
+    chart: ClassVar[Callable[..., Any] | None] = None
+
+    @abc.abstractmethod
+    def steepest_descent(self, cotangent: Cotangent) -> Velocity:
+        r"""$\operatorname{argmin}_v \langle\xi, v\rangle + \tfrac12\|v\|^2$."""
+
+    @abc.abstractmethod
+    def norm_squared(self, velocity: Velocity) -> Scalar:
+        r"""$\|v\|^2$, the dissipation rate along steepest descent."""
+
+    @abc.abstractmethod
+    def move(self, velocity: Velocity, scale: ScalarLike) -> State:
+        """The point at parameter `scale` of a curve through the state with this velocity."""
+
+
+class AbstractGeometry(eqx.Module):
+    """How far is far; `geometry.at(state)` is its metric there."""
+
+    @abc.abstractmethod
+    def at(self, state: State, memory: Any = None) -> AbstractMetric:
+        """The metric at a state; `memory` may carry what an earlier step prepared."""
+
+
+def unsupported_state(geometry: Any, state: Any, registered: list[str]) -> UnsupportedCombination:
+    """The error of a geometry that has no metric for a representation."""
+    name = type(geometry).__name__
+    given = type(state).__name__ if isinstance(state, AbstractState) else "a plain vector or pytree"
+    return UnsupportedCombination(
+        f"`{name}` has no metric at {given}; it is defined at: {', '.join(registered)}.\n"
+        "`thalweg combinations` lists what works with what."
+    )
+
+
+def require_resolved(cotangent: Cotangent, who: str) -> None:
+    """Raise if the cotangent still holds a symbolic entropy, which a deterministic velocity would lose."""
+    if cotangent.temperature is not None:
+        raise UnsupportedCombination(
+            f"{who} needs the gradient of the entropy, which particles without a density model do not have.\n"
+            "Give them one, `tw.Particles(positions, density=tw.KernelDensity())`, or play the entropy by noise: "
+            "`scheme=tw.Langevin(step_size)`."
+        )
+
+
+def flat_quadratic(matrix: Array, vector: Array) -> Scalar:
+    """$v^T G v$."""
+    return vector @ (matrix @ vector)

@@ -1,0 +1,7 @@
+"""The 2-Wasserstein geometry, one file per representation."""
+
+from thalweg.geometries.wasserstein._gaussian import GaussianMetric as GaussianMetric
+from thalweg.geometries.wasserstein._geometry import Wasserstein as Wasserstein
+from thalweg.geometries.wasserstein._grid import GridMetric as GridMetric
+from thalweg.geometries.wasserstein._grid import LineMetric as LineMetric
+from thalweg.geometries.wasserstein._particles import ParticleMetric as ParticleMetric

@@ -1,0 +1,109 @@
+"""The Wasserstein metric on a grid: mass moves through the faces between cells."""
+
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from thalweg._first_variation import Cotangent, Velocity
+from thalweg._types import Array, Scalar, ScalarLike
+from thalweg.geometries._base import AbstractMetric
+from thalweg.geometries.wasserstein._geometry import Wasserstein, metric_at
+from thalweg.geometries.wasserstein._means import arithmetic_mean, logarithmic_mean
+from thalweg.states import Grid, GridDensity
+from thalweg.transport import line_distance_squared
+
+
+class FaceField(eqx.Module):
+    """What flows through the faces: for each axis the flux and the density on the face, in the grid's shape.
+
+    Entry $i$ along the axis is the face between cells $i$ and $i+1$; the last one wraps, and is zero where the axis is not periodic.
+    """
+
+    fluxes: tuple[Array, ...]
+    mobilities: tuple[Array, ...]
+
+
+class GridMetric(AbstractMetric):
+    r"""$\|v\|^2 = \sum_{\text{faces}} h^d\,J^2/\bar q$ for the fluxes $J$ with $v = -\nabla_h\cdot J$.
+
+    Steepest descent has $J = -\bar q\,\nabla_h\xi$, so that $-\langle\xi, v\rangle = \|v\|^2$ holds exactly, by summation by parts. The density $\bar q$
+    on a face is the logarithmic mean where the energy has a logarithmic part (its flux is then exact for the entropy, and cells do
+    not empty), and the arithmetic mean elsewhere (so that fronts can enter empty cells).
+    """
+
+    state: GridDensity
+
+    distance_kind = "exact"
+
+    def steepest_descent(self, cotangent: Cotangent) -> Velocity:
+        xi, grid, values = cotangent.regular.values, self.state.grid, self.state.values
+        mean = logarithmic_mean if cotangent.positive else arithmetic_mean
+        fluxes, mobilities = [], []
+        for axis in range(grid.dim):
+            mobility = mean(values, neighbour(values, axis)) * open_faces(grid, axis, values.dtype)
+            fluxes.append(-mobility * difference(xi, axis) / grid.spacing[axis])
+            mobilities.append(mobility)
+        tangent = eqx.tree_at(lambda s: s.values, self.state, -divergence(tuple(fluxes), grid))
+        return Velocity(tangent, FaceField(tuple(fluxes), tuple(mobilities)))
+
+    def norm_squared(self, velocity: Velocity) -> Scalar:
+        terms = []
+        for flux, mobility in zip(velocity.field.fluxes, velocity.field.mobilities, strict=True):
+            moving = mobility > 0
+            terms.append(jnp.sum(jnp.where(moving, flux**2 / jnp.where(moving, mobility, 1), 0)))
+        return sum(terms[1:], start=terms[0]) * self.state.grid.cell_volume
+
+    def move(self, velocity: Velocity, scale: ScalarLike) -> GridDensity:
+        moved = self.state.values - scale * divergence(velocity.field.fluxes, self.state.grid)
+        return eqx.tree_at(lambda s: s.values, self.state, moved)
+
+
+class LineMetric(GridMetric):
+    """The grid metric in one dimension with walls, where $W_2$ itself is known exactly for densities constant on cells.
+
+    The norm is that of the discrete fluxes; it agrees with the distance to $O(h^2)$.
+    """
+
+    state: GridDensity
+
+    def distance_squared(self, other: GridDensity) -> Scalar:
+        faces = line_faces(self.state.grid, self.state.values.dtype)
+        width = self.state.grid.cell_volume
+        return line_distance_squared(other.values * width, faces, self.state.values * width, faces)
+
+
+@metric_at.register
+def _(state: GridDensity, geometry: Wasserstein) -> GridMetric:
+    if state.grid.dim == 1 and not state.grid.is_periodic(0):
+        return LineMetric(state)
+    return GridMetric(state)
+
+
+def line_faces(grid: Grid, dtype: Any) -> Array:
+    """The ends of the cells of a one-dimensional grid, shape `(n + 1,)`."""
+    return jnp.linspace(grid.lower[0], grid.upper[0], grid.shape[0] + 1, dtype=dtype)
+
+
+def neighbour(values: Array, axis: int) -> Array:
+    """The value in the next cell along an axis (wrapping)."""
+    return jnp.roll(values, -1, axis)
+
+
+def difference(values: Array, axis: int) -> Array:
+    """The next value less this one, at each face along an axis (wrapping)."""
+    return neighbour(values, axis) - values
+
+
+def open_faces(grid: Grid, axis: int, dtype: Any) -> Array:
+    """One at faces through which mass may pass, zero at the wall; broadcastable to the grid's shape."""
+    n = grid.shape[axis]
+    last = 1.0 if grid.is_periodic(axis) else 0.0
+    flags = jnp.ones((n,), dtype).at[n - 1].set(last)
+    return flags.reshape(tuple(n if i == axis else 1 for i in range(grid.dim)))
+
+
+def divergence(fluxes: tuple[Array, ...], grid: Grid) -> Array:
+    r"""$\nabla_h\cdot J$ at the cells."""
+    parts = [(flux - jnp.roll(flux, 1, axis)) / grid.spacing[axis] for axis, flux in enumerate(fluxes)]
+    return sum(parts[1:], start=parts[0])

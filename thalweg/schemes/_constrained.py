@@ -1,0 +1,85 @@
+"""Constrained steps: the best point within a given distance."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from thalweg import _tree
+from thalweg._errors import UnsupportedCombination
+from thalweg._first_variation import energy_and_first_variation
+from thalweg._result import RESULTS
+from thalweg._types import PRNGKey, Scalar, ScalarLike, State
+from thalweg.energies import AbstractEnergy
+from thalweg.geometries import AbstractGeometry, Euclidean
+from thalweg.schemes._base import AbstractScheme, StepInfo, check_positive
+from thalweg.schemes.proximal_solvers import NewtonBall
+
+
+class Constrained(AbstractScheme):
+    r"""$x^+ = \operatorname{argmin} F$ on $D(y, x) \le \varepsilon^2$, to leading order in $\varepsilon$: $x^+ = \mathrm{move}(\varepsilon v/\|v\|)$.
+
+    Normalised gradient descent in the Euclidean norm, sign descent in the maximum norm. It advances arc length, not time: `path.times`
+    counts arc length. Near a minimum the linearised step oscillates with amplitude $\varepsilon/2$; where the gradient is zero it stays.
+
+    **Arguments:** `radius`: $\varepsilon > 0$, in units of the norm; `solver`: `None` for the linearised step, or [`thalweg.NewtonBall`][] for the exact
+    minimiser in the ball (Euclidean vectors).
+
+    **Source:** Su (2023), the section on steepest descent.
+    """
+
+    radius: ScalarLike
+    solver: NewtonBall | None = None
+
+    advances_time = False
+    distance_label = "radius² (the length of a step)"
+
+    def __check_init__(self) -> None:
+        check_positive(self.radius, "radius", "Constrained")
+
+    def init(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State, key: PRNGKey | None) -> Any:
+        return None
+
+    def step(
+        self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State, memory: Any, key: PRNGKey | None
+    ) -> tuple[State, Any, StepInfo]:
+        metric = geometry.at(state)
+        _, cotangent = energy_and_first_variation(energy, state)
+        velocity = metric.steepest_descent(cotangent)
+        length = jnp.sqrt(metric.norm_squared(velocity))
+        radius = jnp.asarray(self.radius, length.dtype)
+        linearised = radius / jnp.where(length > 0, length, 1)
+        if self.solver is None:
+            moved = metric.move(velocity, linearised)
+            travelled = jnp.where(length > 0, radius, 0)
+            return moved, memory, StepInfo(travelled, travelled**2, RESULTS.successful, {})
+
+        _, unravel = ravel_pytree(velocity.tangent)
+        objective = lambda offset: energy(_tree.multiply_add(state, 1.0, unravel(offset)))  # noqa: E731
+        start, _ = ravel_pytree(_tree.scale_by(velocity.tangent, linearised))
+        offset, residual, converged = self.solver.minimise(objective, start, radius)
+        travelled = jnp.sqrt(jnp.sum(offset**2))
+        result = RESULTS.where(converged, RESULTS.successful, RESULTS.inner_solver_failed)
+        moved = _tree.multiply_add(state, 1.0, unravel(offset))
+        return moved, memory, StepInfo(travelled, travelled**2, result, {"residual": residual})
+
+    def check(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> None:
+        metric = geometry.at(state)
+        jax.eval_shape(lambda s: metric.steepest_descent(energy_and_first_variation(energy, s)[1]).tangent, state)
+        if self.solver is not None and not isinstance(geometry, Euclidean):
+            raise UnsupportedCombination(
+                f"`NewtonBall` finds the minimiser in a Euclidean ball; got {type(geometry).__name__}.\n"
+                "Use `geometry=tw.Euclidean()`, or `solver=None` for the linearised step in any geometry."
+            )
+
+    def resolve(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> "Constrained":
+        return self
+
+    def limit(self, remaining: Scalar) -> "Constrained":
+        # A constrained step has no time to cut; `flow` refuses `final_time` for it before it gets here.
+        return eqx.tree_at(lambda s: s.radius, self, jnp.asarray(self.radius, remaining.dtype))
+
+    def describe(self) -> dict[str, str]:
+        return {"parameter": "arc length: `times` counts the length of the steps"}

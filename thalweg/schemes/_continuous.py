@@ -1,0 +1,91 @@
+"""Continuous steps: the gradient flow itself, solved accurately over each interval."""
+
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from thalweg import _tree
+from thalweg._first_variation import energy_and_first_variation, first_variation
+from thalweg._types import PRNGKey, Scalar, ScalarLike, State
+from thalweg.energies import AbstractEnergy
+from thalweg.geometries import AbstractGeometry
+from thalweg.geometries.wasserstein import GridMetric
+from thalweg.schemes._base import AbstractScheme, StepInfo, check_positive, limited_step_size
+from thalweg.schemes._finite_volume import FiniteVolume
+from thalweg.schemes._ode import ODESolver, choose_solver
+
+
+class Continuous(AbstractScheme):
+    r"""$x^+ = \Phi_\alpha(x)$, the solution after time $\alpha$ of $\dot x = $ steepest descent: the gradient flow.
+
+    With `solver=None` the best integrator is chosen before the run and named in `path.stats`: for densities on a grid in the Wasserstein geometry
+    a structure-preserving finite-volume integrator ([`thalweg.FiniteVolume`][]); for everything else a solver of diffrax, explicit (Tsit5)
+    or stiff (Kvaerno5), by the largest rate of the flow at the start.
+
+    **Arguments:** `step_size`: $\alpha > 0$, the time between two points of the path, not an accuracy; `solver`: `None`, `tw.FiniteVolume(...)`,
+    `tw.ODESolver(...)` or any diffrax solver.
+
+    **Source:** Su (2023), the section on gradient flow.
+    """
+
+    step_size: ScalarLike
+    solver: Any = None
+    reason: str = eqx.field(static=True, default="given")
+
+    def __check_init__(self) -> None:
+        check_positive(self.step_size, "step_size", "Continuous")
+
+    def init(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State, key: PRNGKey | None) -> Any:
+        dtype = _tree.dtype_of(state)
+        solver = self._resolved(energy, geometry, state).solver
+        return jnp.asarray(solver.first_substep(jnp.asarray(self.step_size, dtype)), dtype)
+
+    def step(
+        self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State, memory: Any, key: PRNGKey | None
+    ) -> tuple[State, Any, StepInfo]:
+        alpha = jnp.asarray(self.step_size, _tree.dtype_of(state))
+        solver = self._resolved(energy, geometry, state).solver
+        if isinstance(solver, FiniteVolume):
+            moved, memory, result, count = solver.advance(energy, state, alpha, memory)
+        else:
+            moved, memory, result, count = solver.advance(energy, geometry, state, alpha, memory)
+        metric = geometry.at(state)
+        _, cotangent = energy_and_first_variation(energy, state)
+        rate = metric.norm_squared(metric.steepest_descent(cotangent))
+        return moved, memory, StepInfo(alpha, alpha**2 * rate, result, {"substeps": count})
+
+    def _resolved(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> "Continuous":
+        # Inside a trace (a user's own loop) the stiffness cannot be looked at: the explicit solver is the default there.
+        if self.solver is not None:
+            return self if not isinstance(self.solver, diffrax.AbstractSolver) else _with_solver(self, ODESolver(self.solver), "given")
+        if isinstance(geometry.at(state), GridMetric):
+            return _with_solver(self, FiniteVolume(), "finite volumes: exponentially fitted, positive, conservative")
+        single = _tree.dtype_of(state).itemsize < 8
+        default = ODESolver(diffrax.Tsit5(), rtol=1e-5, atol=1e-6) if single else ODESolver(diffrax.Tsit5())
+        return _with_solver(self, default, "Tsit5 (explicit): chosen while tracing, where stiffness cannot be measured")
+
+    def check(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> None:
+        metric = geometry.at(state)
+        jax.eval_shape(lambda s: metric.steepest_descent(first_variation(energy, s)).tangent, state)
+        if isinstance(self.solver, FiniteVolume) and not isinstance(metric, GridMetric):
+            raise ValueError("`FiniteVolume` integrates grid densities in the Wasserstein geometry; use `solver=None` here.")
+
+    def resolve(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> "Continuous":
+        if self.solver is None and not isinstance(geometry.at(state), GridMetric):
+            solver, reason = choose_solver(energy, geometry, state, self.step_size)
+            return _with_solver(self, solver, reason)
+        return self._resolved(energy, geometry, state)
+
+    def limit(self, remaining: Scalar) -> "Continuous":
+        step_size = limited_step_size(jnp.asarray(self.step_size, remaining.dtype), remaining)
+        return eqx.tree_at(lambda s: s.step_size, self, step_size)
+
+    def describe(self) -> dict[str, str]:
+        return {"solver": self.reason}
+
+
+def _with_solver(scheme: Continuous, solver: Any, reason: str) -> Continuous:
+    return Continuous(scheme.step_size, solver, reason)

@@ -1,0 +1,115 @@
+"""The gradient-flow ODE of a state with few coordinates, by the solvers of diffrax."""
+
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from thalweg import _tree
+from thalweg._first_variation import first_variation
+from thalweg._result import RESULTS
+from thalweg._types import Array, Scalar, State
+from thalweg.energies import AbstractEnergy
+from thalweg.geometries import AbstractGeometry
+from thalweg.states import moving
+
+# An explicit solver of fifth order takes about α·λ/3 steps where it is limited by stability; beyond this an implicit one is cheaper.
+_STIFF = 100.0
+# Above this many unknowns the dense Jacobian of an implicit solver costs more than it saves.
+_LARGEST_IMPLICIT = 500
+
+
+class ODESolver(eqx.Module):
+    r"""$\dot x = $ steepest descent at $x$, by a solver of diffrax with adaptive steps.
+
+    **Arguments:** `solver`: any diffrax ODE solver; `rtol`, `atol`: its tolerances; `max_steps`: of one interval.
+    """
+
+    solver: diffrax.AbstractSolver
+    rtol: float = eqx.field(static=True, default=1e-8)
+    atol: float = eqx.field(static=True, default=1e-10)
+    max_steps: int = eqx.field(static=True, default=16384)
+
+    def first_substep(self, duration: Scalar) -> Scalar:
+        """Where the adaptation begins."""
+        return duration / 8
+
+    def advance(
+        self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State, duration: Scalar, substep: Scalar
+    ) -> tuple[State, Scalar, Any, Array]:
+        """The state after `duration`, the next substep, a result, and the number of substeps taken."""
+
+        def field(t: Any, free: Any, args: Any) -> Any:
+            point = eqx.combine(free, state)
+            return geometry.at(point).steepest_descent(first_variation(energy, point)).tangent
+
+        time_dtype = jnp.result_type(duration)
+        solution = diffrax.diffeqsolve(
+            diffrax.ODETerm(field),
+            self.solver,
+            t0=jnp.zeros((), time_dtype),
+            t1=duration,
+            dt0=jnp.minimum(substep, duration),
+            y0=moving(state),
+            saveat=diffrax.SaveAt(t1=True),
+            stepsize_controller=diffrax.PIDController(rtol=self.rtol, atol=self.atol),
+            max_steps=self.max_steps,
+            throw=False,
+        )
+        assert solution.ys is not None
+        moved = eqx.combine(jax.tree.map(lambda leaf: leaf[0], solution.ys), state)
+        accepted = jnp.maximum(solution.stats["num_accepted_steps"], 1)
+        # An interval is cut at its end; the mean step, a little enlarged, is where the next one begins.
+        following = (1.25 * duration / accepted).astype(time_dtype)
+        good = solution.result == diffrax.RESULTS.successful
+        result = RESULTS.where(good, RESULTS.successful, RESULTS.inner_solver_failed)
+        return moved, following, result, solution.stats["num_steps"]
+
+
+def choose_solver(energy: AbstractEnergy, geometry: AbstractGeometry, state: State, duration: Any) -> tuple[ODESolver, str]:
+    """An explicit or a stiff solver, by the largest rate of the flow at the start, and the reason in words."""
+    dtype = _tree.dtype_of(state)
+    free, unravel = ravel_pytree(moving(state))
+    single = dtype.itemsize < 8
+    tolerances = {"rtol": 1e-5, "atol": 1e-6} if single else {"rtol": 1e-8, "atol": 1e-10}
+    explicit = ODESolver(diffrax.Tsit5(), **tolerances)
+    if free.size > _LARGEST_IMPLICIT:
+        return explicit, f"Tsit5 (explicit): {free.size} unknowns are too many for an implicit solver's dense Jacobian"
+
+    def field(flat: Array) -> Array:
+        point = eqx.combine(unravel(flat), state)
+        tangent = geometry.at(point).steepest_descent(first_variation(energy, point)).tangent
+        return ravel_pytree(tangent)[0]
+
+    rate = float(_largest_rate(field, free))
+    stiffness = float(duration) * rate
+    if stiffness < _STIFF:
+        return explicit, f"Tsit5 (explicit): fastest rate at the start {rate:.3g}, times step size {stiffness:.3g} < {_STIFF:.0f}"
+    if single:
+        raise ValueError(
+            f"This flow is stiff (step size times fastest rate = {stiffness:.3g}) and needs float64 for an implicit solver.\n"
+            'Run `jax.config.update("jax_enable_x64", True)` before making any array, or use a smaller step size.'
+        )
+    reason = f"Kvaerno5 (stiff): fastest rate at the start {rate:.3g}, times step size {stiffness:.3g} ≥ {_STIFF:.0f}"
+    return ODESolver(diffrax.Kvaerno5(), **tolerances), reason
+
+
+def _largest_rate(field: Any, point: Array) -> Array:
+    """The largest rate |λ| of the linearised flow, by power iteration from a fixed start."""
+
+    @jax.jit
+    def iterate(point: Array) -> Array:
+        start = jax.random.normal(jax.random.key(0), point.shape, point.dtype)
+
+        def body(_: Any, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+            direction, _ = carry
+            image = jax.jvp(field, (point,), (direction,))[1]
+            size = jnp.linalg.norm(image)
+            return image / jnp.where(size > 0, size, 1), size
+
+        return jax.lax.fori_loop(0, 24, body, (start / jnp.linalg.norm(start), jnp.zeros((), point.dtype)))[1]
+
+    return iterate(point)

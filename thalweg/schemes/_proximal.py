@@ -1,0 +1,131 @@
+"""Proximal steps: the sentence itself."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from thalweg import _tree
+from thalweg._errors import UnsupportedCombination
+from thalweg._result import RESULTS
+from thalweg._types import PRNGKey, Scalar, ScalarLike, State
+from thalweg.energies import AbstractEnergy
+from thalweg.geometries import AbstractGeometry, AbstractMetric
+from thalweg.geometries.wasserstein import GridMetric, LineMetric
+from thalweg.schemes._base import AbstractScheme, StepInfo, check_positive, limited_step_size
+from thalweg.schemes._finite_volume import FiniteVolume
+from thalweg.schemes.proximal_solvers import LineJKO, Newton, QuasiNewton
+from thalweg.states import moving
+
+# Beyond this many unknowns a dense Hessian costs more than a quasi-Newton method's extra iterations.
+_LARGEST_DENSE = 200
+
+
+class Proximal(AbstractScheme):
+    r"""$x^+ = \operatorname{argmin}_y \dfrac{D(y, x)}{2\alpha} + F(y)$: implicit Euler, the KL-proximal step, the JKO step when $D = W_2^2$.
+
+    Every step is certified: $F(x^+) + D(x^+, x)/2\alpha \le F(x)$, else the run stops with a named result. Where F is not convex the
+    minimiser is a local one, found from $x$.
+
+    **Arguments:** `step_size`: $\alpha > 0$, in units of time, as large as wanted; `solver`: `None` (chosen before the run and named in
+    `path.stats`), `tw.Newton()`, `tw.QuasiNewton()`, or `tw.LineJKO()` for grid densities on the line.
+
+    First order in time. **Source:** Su (2023), the sections on the penalised view and on the JKO scheme; Jordan, Kinderlehrer, Otto (1998).
+    """
+
+    step_size: ScalarLike
+    solver: Any = None
+
+    distance_label = "the squared distance itself, as the step minimises it"
+
+    def __check_init__(self) -> None:
+        check_positive(self.step_size, "step_size", "Proximal")
+
+    def init(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State, key: PRNGKey | None) -> Any:
+        return None
+
+    def step(
+        self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State, memory: Any, key: PRNGKey | None
+    ) -> tuple[State, Any, StepInfo]:
+        metric = geometry.at(state)
+        alpha = jnp.asarray(self.step_size, _tree.dtype_of(state))
+        solver = self.solver if self.solver is not None else _default_solver(metric)
+        if isinstance(solver, LineJKO):
+            # The flow over the same time is where to begin: it is positive, and near the answer in the tails too.
+            guess = FiniteVolume(tolerance=1e-1, max_substeps=64).advance(energy, state, alpha, alpha / 4)[0]
+            moved, residual, converged = solver.solve(energy, metric, alpha, guess)
+        else:
+            moved, residual, converged = _minimise(solver, energy, metric, alpha)
+        assert metric.distance_squared is not None  # `check` has seen to it
+        distance = metric.distance_squared(moved)
+        before, after = energy(state), energy(moved)
+        rounding = 64 * jnp.finfo(before.dtype).eps * (jnp.abs(before) + 1)
+        certified = after + distance / (2 * alpha) <= before + rounding
+        result = RESULTS.where(converged, RESULTS.successful, RESULTS.inner_solver_failed)
+        result = RESULTS.where(certified, result, RESULTS.energy_increased)
+        return moved, memory, StepInfo(alpha, distance, result, {"residual": residual})
+
+    def check(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> None:
+        metric = geometry.at(state)
+        jax.eval_shape(energy, state)
+        solver = self.solver if self.solver is not None else _default_solver(metric)
+        if solver is None:
+            raise UnsupportedCombination(_why_no_solver(metric, geometry, state))
+        if isinstance(solver, LineJKO) and not isinstance(metric, LineMetric):
+            raise UnsupportedCombination(
+                "`LineJKO` solves the JKO step of a one-dimensional `GridDensity` with walls in the Wasserstein geometry.\n"
+                "Use `solver=None`, or `scheme=tw.Continuous(step_size)` for other grids."
+            )
+        if not isinstance(solver, LineJKO) and metric.chart is None:
+            raise UnsupportedCombination(_why_no_solver(metric, geometry, state))
+
+    def resolve(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> "Proximal":
+        if self.solver is not None:
+            return self
+        return eqx.tree_at(
+            lambda s: s.solver, self, _default_solver(geometry.at(state)), is_leaf=lambda leaf: leaf is None
+        )
+
+    def limit(self, remaining: Scalar) -> "Proximal":
+        step_size = limited_step_size(jnp.asarray(self.step_size, remaining.dtype), remaining)
+        return eqx.tree_at(lambda s: s.step_size, self, step_size)
+
+    def describe(self) -> dict[str, str]:
+        return {"solver": type(self.solver).__name__}
+
+
+def _default_solver(metric: AbstractMetric) -> Any:
+    if isinstance(metric, LineMetric):
+        return LineJKO()
+    if metric.chart is None or metric.distance_squared is None or not metric.distance_is_smooth:
+        return None
+    size = ravel_pytree(moving(metric.state))[0].size
+    return Newton() if size <= _LARGEST_DENSE else QuasiNewton()
+
+
+def _minimise(solver: Any, energy: AbstractEnergy, metric: AbstractMetric, alpha: Scalar) -> Any:
+    assert metric.chart is not None and metric.distance_squared is not None
+    at_rest, unravel = ravel_pytree(jax.tree.map(jnp.zeros_like, moving(metric.state)))
+
+    def objective(coordinates: Any) -> Scalar:
+        candidate = metric.chart(unravel(coordinates))  # type: ignore[misc]
+        return energy(candidate) + metric.distance_squared(candidate) / (2 * alpha)  # type: ignore[misc]
+
+    coordinates, residual, converged = solver.minimise(objective, at_rest)
+    return metric.chart(unravel(coordinates)), residual, converged
+
+
+def _why_no_solver(metric: AbstractMetric, geometry: AbstractGeometry, state: State) -> str:
+    name, kind = type(geometry).__name__, type(state).__name__
+    if isinstance(metric, GridMetric):
+        return (
+            "The JKO step on a grid (`Proximal` with `Wasserstein`) is there in one dimension with walls only;\n"
+            f"this grid has shape {state.grid.shape} and boundary {state.grid.boundary}.\n"
+            "Use `scheme=tw.Continuous(step_size)`, whose limit it is."
+        )
+    return (
+        f"`Proximal` needs a differentiable squared distance; `{name}` at {kind} has none.\n"
+        "Use `scheme=tw.Explicit(step_size)` or `scheme=tw.Constrained(radius)`, which need the norm only."
+    )

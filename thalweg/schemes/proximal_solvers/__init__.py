@@ -1,0 +1,6 @@
+"""Solvers of the proximal step, each for the metric that it knows."""
+
+from thalweg.schemes.proximal_solvers._line import LineJKO as LineJKO
+from thalweg.schemes.proximal_solvers._newton import Newton as Newton
+from thalweg.schemes.proximal_solvers._newton import NewtonBall as NewtonBall
+from thalweg.schemes.proximal_solvers._quasi_newton import QuasiNewton as QuasiNewton

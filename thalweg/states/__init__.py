@@ -1,0 +1,16 @@
+"""How a point is represented: a vector (any pytree), a density on a grid, particles, a Gaussian, a member of a family."""
+
+from thalweg.states._base import AbstractDensity as AbstractDensity
+from thalweg.states._base import AbstractState as AbstractState
+from thalweg.states._base import admissibility as admissibility
+from thalweg.states._base import is_density as is_density
+from thalweg.states._base import moving as moving
+from thalweg.states._base import quadrature_weights as quadrature_weights
+from thalweg.states._gaussian import Gaussian as Gaussian
+from thalweg.states._grid import Grid as Grid
+from thalweg.states._grid import NoFlux as NoFlux
+from thalweg.states._grid import Periodic as Periodic
+from thalweg.states._grid_density import GridDensity as GridDensity
+from thalweg.states._parametric import Parametric as Parametric
+from thalweg.states._particles import Particles as Particles
+from thalweg.states.densities import KernelDensity as KernelDensity
