@@ -28,7 +28,8 @@ _PROBLEMS: dict[str, Callable[..., AbstractProblem]] = {
     "unequal_mixture": targets.unequal_mixture,
     "funnel": targets.funnel,
     "eight_schools": eight_schools,
-} | {dataset.lower(): functools.partial(nist.nist_regression, dataset) for dataset in nist.DATASETS}
+}
+_PROBLEMS.update({dataset.lower(): functools.partial(nist.nist_regression, dataset) for dataset in nist.DATASETS})
 
 
 def names() -> tuple[str, ...]:

@@ -7,7 +7,6 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
 
 from thalweg._types import Array
 from thalweg.problems._problem import DensityProblem
@@ -98,8 +97,8 @@ def metastable_double_well() -> DensityProblem:
 def von_mises(dim: int = 1, temperature: float = 0.5, strength: float = 1.0) -> DensityProblem:
     r"""A periodic force on the circle, or the same along each axis of a torus.
 
-    $$V(x) = -\kappa\textstyle\sum_i \cos x_i, \qquad q_\infty = \prod_i \frac{e^{(\kappa/T)\cos x_i}}{2\pi I_0(\kappa/T)},
-    \qquad x \in [-\pi, \pi]^d.$$
+    $$V(x) = -\kappa\textstyle\sum_i \cos x_i,
+    \qquad q_\infty = \prod_i \frac{e^{(\kappa/T)\cos x_i}}{2\pi I_0(\kappa/T)}, \qquad x \in [-\pi, \pi]^d.$$
 
     The start is a bump near the top of the potential, off centre: $\propto \prod_i e^{2\cos(x_i - 2.5)}$.
 
@@ -140,6 +139,9 @@ def von_mises(dim: int = 1, temperature: float = 0.5, strength: float = 1.0) -> 
 def _spectral_gap(potential: np.ndarray, spacing: float, temperature: float) -> float:
     """The first non-zero eigenvalue of -(T∂² + ∂V') on a line with walls, to O(h²), from its symmetric three-point
     form."""
+    # Imported here, for it takes longer to import than everything else in this folder.
+    from scipy.linalg import eigvalsh_tridiagonal
+
     # Cells far up the walls carry no mass, and their rates would swamp the small eigenvalues by rounding.
     values = potential[potential - potential.min() < _NEGLIGIBLE * temperature]
     # Jumps i → i+1 at rate (T/h²) exp(-(V_{i+1} - V_i)/2T) are reversible for exp(-V/T); conjugated by its root the
@@ -150,4 +152,4 @@ def _spectral_gap(potential: np.ndarray, spacing: float, temperature: float) -> 
     diagonal[:-1] += coupling * np.exp(-half)
     diagonal[1:] += coupling * np.exp(half)
     off_diagonal = np.full(len(values) - 1, -coupling)
-    return float(scipy.linalg.eigvalsh_tridiagonal(diagonal, off_diagonal, select="i", select_range=(1, 1))[0])
+    return float(eigvalsh_tridiagonal(diagonal, off_diagonal, select="i", select_range=(1, 1))[0])

@@ -24,8 +24,7 @@ _LOG_EVIDENCE = -31.3113473523
 def eight_schools() -> TargetProblem:
     r"""The posterior of the eight schools, non-centred and on an unconstrained scale.
 
-    $$y_j \sim N(\theta_j, \sigma_j^2), \quad \theta_j = \mu + \tau\tilde\theta_j, \quad \tilde\theta_j \sim N(0, 1),
-    \quad
+    $$y_j \sim N(\theta_j, \sigma_j^2), \quad \theta_j = \mu + \tau\tilde\theta_j, \; \tilde\theta_j \sim N(0, 1), \;
     \mu \sim N(0, 5^2), \quad \tau \sim \text{half-Cauchy}(5).$$
 
     A point is $(\tilde\theta_1, \dots, \tilde\theta_8, \mu, \log\tau)$, shape `(10,)`; the log density contains the
@@ -42,12 +41,11 @@ def eight_schools() -> TargetProblem:
     errors = np.asarray(record["data"]["sigma"], float)
     published = record["reference"]
 
-    def moments(*names: str) -> Moments:
-        means = np.array([published[name]["mean"] for name in names])
-        sds = np.array([published[name]["sd"] for name in names])
-        shape = (len(names),) if len(names) > 1 else ()
-        draws = published[names[0]]["draws"]
-        return Moments(jnp.asarray(means.reshape(shape)), jnp.asarray(sds.reshape(shape)), draws)
+    def moments(names: str | list[str]) -> Moments:
+        def gather(key: str) -> Array:
+            return jnp.asarray(published[names][key] if isinstance(names, str) else [published[n][key] for n in names])
+
+        return Moments(gather("mean"), gather("sd"), published["mu"]["draws"])
 
     def constrain(x: Array) -> dict[str, Array]:
         tau = jnp.exp(x[9])
@@ -69,7 +67,7 @@ def eight_schools() -> TargetProblem:
         log_evidence=_LOG_EVIDENCE,
         constrain=constrain,
         reference={
-            "theta": moments(*(f"theta[{j}]" for j in range(1, 9))),
+            "theta": moments([f"theta[{j}]" for j in range(1, 9)]),
             "mu": moments("mu"),
             "tau": moments("tau"),
         },
