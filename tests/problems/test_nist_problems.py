@@ -18,7 +18,7 @@ NOISY = [name for name in ALL if name != "Lanczos1"]
 
 @functools.cache
 def figures(name):
-    """The residual sums of squares at the certified parameters and at the two starts, and the Jacobian at the former."""
+    """The residual sums of squares at the certified parameters and the two starts, and the Jacobian at the former."""
     problem = ALL[name]
 
     @jax.jit

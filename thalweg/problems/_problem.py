@@ -159,7 +159,8 @@ class DensityProblem(AbstractProblem):
         if cumulative is None:
             return cell_averages(lambda x: exact(time, x), self.lower, self.upper, grid.shape)
         edges = jnp.linspace(self.lower[0], self.upper[0], grid.shape[0] + 1)
-        return jnp.diff(jax.vmap(lambda x: cumulative(time, x))(edges[:, None])) / grid.cell_volume
+        masses = jax.jit(lambda points: jnp.diff(jax.vmap(lambda x: cumulative(time, x))(points)))
+        return masses(edges[:, None]) / grid.cell_volume
 
     def stationary_cell_averages(self, shape: int | tuple[int, ...]) -> Float[Array, "..."]:
         """The stationary density averaged over each cell of `grid(shape)`."""

@@ -26,17 +26,17 @@ def cell_averages(
     """
     nodes, weights = np.polynomial.legendre.leggauss(order)
     widths = [(b - a) / n for a, b, n in zip(lower, upper, shape, strict=True)]
-    dtype = jnp.zeros(()).dtype
-    axes = [a + h * (jnp.arange(n, dtype=dtype) + 0.5) for a, h, n in zip(lower, widths, shape, strict=True)]
-    centres = jnp.stack(jnp.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(shape))
+    axes = [a + h * (np.arange(n) + 0.5) for a, h, n in zip(lower, widths, shape, strict=True)]
+    centres = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(shape))
     offsets = np.array(list(itertools.product(nodes, repeat=len(shape)))) * np.array(widths) / 2
     masses = np.array([math.prod(ws) for ws in itertools.product(weights / 2, repeat=len(shape))])
+    points, dtype = jnp.asarray(centres), jnp.zeros(()).dtype
 
     # One node at a time, so that the memory is that of one grid and not of order^dim grids.
     def add(total: Array, node: tuple[Array, Array]) -> tuple[Array, None]:
         offset, mass = node
-        return total + mass * jax.vmap(density)(centres + offset[None]).astype(dtype), None
+        return total + mass * jax.vmap(density)(points + offset[None]).astype(dtype), None
 
-    start = jnp.zeros(centres.shape[0], dtype)
-    total, _ = jax.lax.scan(add, start, (jnp.asarray(offsets, dtype), jnp.asarray(masses, dtype)))
+    start = jnp.zeros(len(centres), dtype)
+    total, _ = jax.lax.scan(add, start, (jnp.asarray(offsets), jnp.asarray(masses)))
     return total.reshape(tuple(shape))
