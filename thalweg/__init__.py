@@ -1,67 +1,191 @@
-"""Gradient flows: say what to minimise, how far is far, how a step is taken and how a point is represented; get the whole path."""
+"""Gradient flows: say what to minimise, how far is far, how a step is taken and how a point is represented; get the whole path.
+
+Names are imported when they are first asked for, so that `thalweg --help` does not wait for JAX.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-from thalweg import generators as generators
-from thalweg import likelihoods as likelihoods
-from thalweg._check import why_unsupported as why_unsupported
-from thalweg._errors import CheckpointError as CheckpointError
-from thalweg._errors import FlowError as FlowError
-from thalweg._errors import FlowInterrupted as FlowInterrupted
-from thalweg._errors import Unavailable as Unavailable
-from thalweg._errors import UnsupportedCombination as UnsupportedCombination
-from thalweg._first_variation import Cotangent as Cotangent
-from thalweg._first_variation import Velocity as Velocity
-from thalweg._first_variation import first_variation as first_variation
-from thalweg._first_variation import pairing as pairing
-from thalweg._flow import Progress as Progress
-from thalweg._flow import flow as flow
-from thalweg._flow import iterate as iterate
-from thalweg._measure import Snapshot as Snapshot
-from thalweg._measure import Stationary as Stationary
-from thalweg._path import EnergyBalance as EnergyBalance
-from thalweg._path import FlowState as FlowState
-from thalweg._path import Path as Path
-from thalweg._result import RESULTS as RESULTS
-from thalweg._rollout import rollout as rollout
-from thalweg.energies import KL as KL
-from thalweg.energies import Entropy as Entropy
-from thalweg.energies import FDivergence as FDivergence
-from thalweg.energies import Functional as Functional
-from thalweg.energies import InteractionEnergy as InteractionEnergy
-from thalweg.energies import InternalEnergy as InternalEnergy
-from thalweg.energies import NegativeLogLikelihood as NegativeLogLikelihood
-from thalweg.energies import PorousMedium as PorousMedium
-from thalweg.energies import PotentialEnergy as PotentialEnergy
-from thalweg.energies import decompose as decompose
-from thalweg.geometries import Euclidean as Euclidean
-from thalweg.geometries import FisherRao as FisherRao
-from thalweg.geometries import Mahalanobis as Mahalanobis
-from thalweg.geometries import MaxNorm as MaxNorm
-from thalweg.geometries import OneNorm as OneNorm
-from thalweg.geometries import PNorm as PNorm
-from thalweg.geometries import SpectralNorm as SpectralNorm
-from thalweg.geometries import Wasserstein as Wasserstein
-from thalweg.schemes import Backtracking as Backtracking
-from thalweg.schemes import Constrained as Constrained
-from thalweg.schemes import Continuous as Continuous
-from thalweg.schemes import Explicit as Explicit
-from thalweg.schemes import FiniteVolume as FiniteVolume
-from thalweg.schemes import Langevin as Langevin
-from thalweg.schemes import LineJKO as LineJKO
-from thalweg.schemes import Newton as Newton
-from thalweg.schemes import NewtonBall as NewtonBall
-from thalweg.schemes import ODESolver as ODESolver
-from thalweg.schemes import Proximal as Proximal
-from thalweg.schemes import QuasiNewton as QuasiNewton
-from thalweg.schemes import StepInfo as StepInfo
-from thalweg.states import Gaussian as Gaussian
-from thalweg.states import Grid as Grid
-from thalweg.states import GridDensity as GridDensity
-from thalweg.states import KernelDensity as KernelDensity
-from thalweg.states import NoFlux as NoFlux
-from thalweg.states import Parametric as Parametric
-from thalweg.states import Particles as Particles
-from thalweg.states import Periodic as Periodic
-from thalweg.targets import Samples as Samples
-from thalweg.targets import Target as Target
+if TYPE_CHECKING:
+    from thalweg import generators as generators
+    from thalweg import likelihoods as likelihoods
+    from thalweg import problems as problems
+    from thalweg._check import why_unsupported as why_unsupported
+    from thalweg._errors import CheckpointError as CheckpointError
+    from thalweg._errors import FlowError as FlowError
+    from thalweg._errors import FlowInterrupted as FlowInterrupted
+    from thalweg._errors import Unavailable as Unavailable
+    from thalweg._errors import UnsupportedCombination as UnsupportedCombination
+    from thalweg._first_variation import Cotangent as Cotangent
+    from thalweg._first_variation import Velocity as Velocity
+    from thalweg._first_variation import first_variation as first_variation
+    from thalweg._first_variation import pairing as pairing
+    from thalweg._flow import Progress as Progress
+    from thalweg._flow import flow as flow
+    from thalweg._flow import iterate as iterate
+    from thalweg._measure import Snapshot as Snapshot
+    from thalweg._measure import Stationary as Stationary
+    from thalweg._path import EnergyBalance as EnergyBalance
+    from thalweg._path import FlowState as FlowState
+    from thalweg._path import Path as Path
+    from thalweg._result import RESULTS as RESULTS
+    from thalweg._rollout import rollout as rollout
+    from thalweg.energies import Entropy as Entropy
+    from thalweg.energies import FDivergence as FDivergence
+    from thalweg.energies import Functional as Functional
+    from thalweg.energies import InteractionEnergy as InteractionEnergy
+    from thalweg.energies import InternalEnergy as InternalEnergy
+    from thalweg.energies import KL as KL
+    from thalweg.energies import NegativeLogLikelihood as NegativeLogLikelihood
+    from thalweg.energies import PorousMedium as PorousMedium
+    from thalweg.energies import PotentialEnergy as PotentialEnergy
+    from thalweg.energies import decompose as decompose
+    from thalweg.geometries import Euclidean as Euclidean
+    from thalweg.geometries import FisherRao as FisherRao
+    from thalweg.geometries import Mahalanobis as Mahalanobis
+    from thalweg.geometries import MaxNorm as MaxNorm
+    from thalweg.geometries import OneNorm as OneNorm
+    from thalweg.geometries import PNorm as PNorm
+    from thalweg.geometries import SpectralNorm as SpectralNorm
+    from thalweg.geometries import Wasserstein as Wasserstein
+    from thalweg.io import Checkpoint as Checkpoint
+    from thalweg.io import load as load
+    from thalweg.recipes import fit as fit
+    from thalweg.recipes import minimise as minimise
+    from thalweg.schemes import Backtracking as Backtracking
+    from thalweg.schemes import Constrained as Constrained
+    from thalweg.schemes import Continuous as Continuous
+    from thalweg.schemes import Explicit as Explicit
+    from thalweg.schemes import FiniteVolume as FiniteVolume
+    from thalweg.schemes import Langevin as Langevin
+    from thalweg.schemes import LineJKO as LineJKO
+    from thalweg.schemes import Newton as Newton
+    from thalweg.schemes import NewtonBall as NewtonBall
+    from thalweg.schemes import ODESolver as ODESolver
+    from thalweg.schemes import Proximal as Proximal
+    from thalweg.schemes import QuasiNewton as QuasiNewton
+    from thalweg.schemes import StepInfo as StepInfo
+    from thalweg.states import Gaussian as Gaussian
+    from thalweg.states import Grid as Grid
+    from thalweg.states import GridDensity as GridDensity
+    from thalweg.states import KernelDensity as KernelDensity
+    from thalweg.states import NoFlux as NoFlux
+    from thalweg.states import Parametric as Parametric
+    from thalweg.states import Particles as Particles
+    from thalweg.states import Periodic as Periodic
+    from thalweg.targets import Samples as Samples
+    from thalweg.targets import Target as Target
+
+_SUBMODULES = ("generators", "likelihoods", "problems")
+
+# Where each public name lives; a test holds this table and the imports above equal.
+_PUBLIC = {
+    "thalweg._check": ("why_unsupported",),
+    "thalweg._errors": (
+        "CheckpointError",
+        "FlowError",
+        "FlowInterrupted",
+        "Unavailable",
+        "UnsupportedCombination",
+    ),
+    "thalweg._first_variation": (
+        "Cotangent",
+        "Velocity",
+        "first_variation",
+        "pairing",
+    ),
+    "thalweg._flow": (
+        "Progress",
+        "flow",
+        "iterate",
+    ),
+    "thalweg._measure": (
+        "Snapshot",
+        "Stationary",
+    ),
+    "thalweg._path": (
+        "EnergyBalance",
+        "FlowState",
+        "Path",
+    ),
+    "thalweg._result": ("RESULTS",),
+    "thalweg._rollout": ("rollout",),
+    "thalweg.energies": (
+        "Entropy",
+        "FDivergence",
+        "Functional",
+        "InteractionEnergy",
+        "InternalEnergy",
+        "KL",
+        "NegativeLogLikelihood",
+        "PorousMedium",
+        "PotentialEnergy",
+        "decompose",
+    ),
+    "thalweg.geometries": (
+        "Euclidean",
+        "FisherRao",
+        "Mahalanobis",
+        "MaxNorm",
+        "OneNorm",
+        "PNorm",
+        "SpectralNorm",
+        "Wasserstein",
+    ),
+    "thalweg.io": (
+        "Checkpoint",
+        "load",
+    ),
+    "thalweg.recipes": (
+        "fit",
+        "minimise",
+    ),
+    "thalweg.schemes": (
+        "Backtracking",
+        "Constrained",
+        "Continuous",
+        "Explicit",
+        "FiniteVolume",
+        "Langevin",
+        "LineJKO",
+        "Newton",
+        "NewtonBall",
+        "ODESolver",
+        "Proximal",
+        "QuasiNewton",
+        "StepInfo",
+    ),
+    "thalweg.states": (
+        "Gaussian",
+        "Grid",
+        "GridDensity",
+        "KernelDensity",
+        "NoFlux",
+        "Parametric",
+        "Particles",
+        "Periodic",
+    ),
+    "thalweg.targets": (
+        "Samples",
+        "Target",
+    ),
+}
+_HOME = {name: module for module, names in _PUBLIC.items() for name in names}
+
+__all__ = sorted([*_HOME, *_SUBMODULES])  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SUBMODULES:
+        return importlib.import_module(f"thalweg.{name}")
+    if name not in _HOME:
+        raise AttributeError(f"module 'thalweg' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

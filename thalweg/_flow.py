@@ -156,7 +156,9 @@ def iterate(
     _check_counts(num_steps, final_time, save_every, scheme)
     check_combination(energy, initial_state, geometry, scheme)
     if scheme.needs_key and key is None:
-        raise ValueError(f"`{type(scheme).__name__}` draws random numbers and needs a `key`: pass `key=jax.random.key(0)`.")
+        raise ValueError(
+            f"`{type(scheme).__name__}` draws random numbers and needs a `key`: pass `key=jax.random.key(0)`."
+        )
     scheme = scheme.resolve(energy, geometry, initial_state)
     problem, flow_state, unavailable, record_bytes = _prepare(
         energy, initial_state, geometry, scheme, num_steps, final_time, save_every, measure, stop, key
@@ -201,7 +203,11 @@ def iterate(
         if over and (saves is None or len(saves[0]) == 0 or float(saves[0][-1]) != float(flow_state.time)):
             # A run that ends between two saves shows the last good state as its last save.
             last = _first_record(problem, flow_state)
-            saves = last if saves is None or len(saves[0]) == 0 else jax.tree.map(lambda a, b: np.concatenate([a, b]), saves, last)
+            saves = (
+                last
+                if saves is None or len(saves[0]) == 0
+                else jax.tree.map(lambda a, b: np.concatenate([a, b]), saves, last)
+            )
         if checkpoint is not None:
             checkpoint.store(fingerprint, flow_state, [saves] if len(saves[0]) else [], force=over)
         if progress is not None:
@@ -321,7 +327,9 @@ def _entry(problem: _Problem, flow_state: FlowState) -> dict[str, Any]:
     }
 
 
-def _run_chunk_and_wait(problem: _Problem, flow_state: FlowState, chunk_steps: int) -> tuple[FlowState, Any, tuple[Any, ...]]:
+def _run_chunk_and_wait(
+    problem: _Problem, flow_state: FlowState, chunk_steps: int
+) -> tuple[FlowState, Any, tuple[Any, ...]]:
     arrays, static = eqx.partition(flow_state, eqx.is_array)
     arrays, result, buffers, num_saved = _run_chunk(problem, arrays, static, jnp.asarray(chunk_steps, jnp.int32))
     count = int(num_saved)
@@ -344,7 +352,12 @@ def _run_chunk(problem: _Problem, arrays: Any, static: Any, chunk_steps: Any) ->
     def body(carry: Any) -> Any:
         arrays, _, buffers, saved, taken = carry
         moved, result = advance(
-            problem.energy, problem.geometry, problem.scheme, eqx.combine(arrays, static), problem.key, problem.final_time
+            problem.energy,
+            problem.geometry,
+            problem.scheme,
+            eqx.combine(arrays, static),
+            problem.key,
+            problem.final_time,
         )
         good = result == RESULTS.successful
         if problem.stop is not None:

@@ -60,7 +60,11 @@ class Continuous(AbstractScheme):
     def _resolved(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> "Continuous":
         # Inside a trace (a user's own loop) the stiffness cannot be looked at: the explicit solver is the default there.
         if self.solver is not None:
-            return self if not isinstance(self.solver, diffrax.AbstractSolver) else _with_solver(self, ODESolver(self.solver), "given")
+            return (
+                self
+                if not isinstance(self.solver, diffrax.AbstractSolver)
+                else _with_solver(self, ODESolver(self.solver), "given")
+            )
         if isinstance(geometry.at(state), GridMetric):
             return _with_solver(self, FiniteVolume(), "finite volumes: exponentially fitted, positive, conservative")
         single = _tree.dtype_of(state).itemsize < 8
@@ -71,7 +75,9 @@ class Continuous(AbstractScheme):
         metric = geometry.at(state)
         jax.eval_shape(lambda s: metric.steepest_descent(first_variation(energy, s)).tangent, state)
         if isinstance(self.solver, FiniteVolume) and not isinstance(metric, GridMetric):
-            raise ValueError("`FiniteVolume` integrates grid densities in the Wasserstein geometry; use `solver=None` here.")
+            raise ValueError(
+                "`FiniteVolume` integrates grid densities in the Wasserstein geometry; use `solver=None` here."
+            )
 
     def resolve(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> "Continuous":
         if self.solver is None and not isinstance(geometry.at(state), GridMetric):

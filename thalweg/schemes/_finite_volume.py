@@ -46,7 +46,7 @@ class FiniteVolume(eqx.Module):
     Order 2 in space and time for smooth positive solutions; first order at fronts.
     """
 
-    tolerance: float = eqx.field(static=True, default=1e-3)
+    tolerance: float = eqx.field(static=True, default=3e-3)
     max_substeps: int = eqx.field(static=True, default=4096)
 
     def first_substep(self, duration: Scalar) -> Scalar:
@@ -135,9 +135,7 @@ def _strang(
     return _round(linear, grid, values, tau)
 
 
-def _round(
-    coefficients: tuple[FaceCoefficients, ...], grid: Grid, values: Array, tau: Scalar
-) -> tuple[Array, Scalar]:
+def _round(coefficients: tuple[FaceCoefficients, ...], grid: Grid, values: Array, tau: Scalar) -> tuple[Array, Scalar]:
     order = [(axis, 0.5) for axis in range(grid.dim - 1)]
     order = [*order, (grid.dim - 1, 1.0), *reversed(order)]
     error = jnp.zeros((), values.dtype)

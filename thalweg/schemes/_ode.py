@@ -69,7 +69,9 @@ class ODESolver(eqx.Module):
         return moved, following, result, solution.stats["num_steps"]
 
 
-def choose_solver(energy: AbstractEnergy, geometry: AbstractGeometry, state: State, duration: Any) -> tuple[ODESolver, str]:
+def choose_solver(
+    energy: AbstractEnergy, geometry: AbstractGeometry, state: State, duration: Any
+) -> tuple[ODESolver, str]:
     """An explicit or a stiff solver, by the largest rate of the flow at the start, and the reason in words."""
     dtype = _tree.dtype_of(state)
     free, unravel = ravel_pytree(moving(state))
@@ -87,7 +89,10 @@ def choose_solver(energy: AbstractEnergy, geometry: AbstractGeometry, state: Sta
     rate = float(_largest_rate(field, free))
     stiffness = float(duration) * rate
     if stiffness < _STIFF:
-        return explicit, f"Tsit5 (explicit): fastest rate at the start {rate:.3g}, times step size {stiffness:.3g} < {_STIFF:.0f}"
+        return (
+            explicit,
+            f"Tsit5 (explicit): fastest rate at the start {rate:.3g}, times step size {stiffness:.3g} < {_STIFF:.0f}",
+        )
     if single:
         raise ValueError(
             f"This flow is stiff (step size times fastest rate = {stiffness:.3g}) and needs float64 for an implicit solver.\n"

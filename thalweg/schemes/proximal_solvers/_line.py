@@ -55,11 +55,15 @@ class LineJKO(eqx.Module):
         positive = decompose(energy).needs_positive_density
         state = metric.state
         problem = _Problem(energy, state, step_size)
-        closed = eqx.filter_closure_convert(lambda values, mu: problem.gradient_and_hessian(values, mu), state.values, step_size)
+        closed = eqx.filter_closure_convert(
+            lambda values, mu: problem.gradient_and_hessian(values, mu), state.values, step_size
+        )
         frozen = _stopped(closed)
         objective = _stopped(eqx.filter_closure_convert(lambda values: problem.objective(values), state.values))
         floor = 1e-14 if positive else 1e-6
-        start = jax.lax.stop_gradient((1 - floor) * guess.values + floor / (state.grid.num_cells * state.grid.cell_volume))
+        start = jax.lax.stop_gradient(
+            (1 - floor) * guess.values + floor / (state.grid.num_cells * state.grid.cell_volume)
+        )
         reference = jax.lax.stop_gradient(problem.residual(problem.start_gradient(), state.values))
         values, residual, fine = self._newton(frozen, objective, problem, start, positive, reference)
         # One more step with a frozen Hessian gives the derivative by the implicit function theorem and changes nothing at the minimum.
@@ -79,7 +83,9 @@ class LineJKO(eqx.Module):
         first_mu = 0.0 if positive else 1e-3
 
         def merit(values: Array, mu: Scalar) -> Scalar:
-            barrier = 0.0 if positive else mu * jnp.sum(jnp.log(jnp.maximum(values, jnp.finfo(values.dtype).tiny))) * width
+            barrier = (
+                0.0 if positive else mu * jnp.sum(jnp.log(jnp.maximum(values, jnp.finfo(values.dtype).tiny))) * width
+            )
             return objective(values) - barrier
 
         def body(carry: tuple[Array, Scalar, Scalar, Array]) -> tuple[Array, Scalar, Scalar, Array]:

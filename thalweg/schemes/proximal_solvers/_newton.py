@@ -151,7 +151,9 @@ class Newton(eqx.Module):
     def minimise(self, fn: Callable[[Array], Scalar], start: Array) -> tuple[Array, Scalar, Flag]:
         """The minimiser, the largest entry of the gradient left, and whether it converged."""
         closed, (point, residual, fine) = implicitly(
-            fn, start, lambda frozen: _newton(frozen, jax.lax.stop_gradient(start), None, self.tolerance, self.max_steps)
+            fn,
+            start,
+            lambda frozen: _newton(frozen, jax.lax.stop_gradient(start), None, self.tolerance, self.max_steps),
         )
         # One more Newton step with a frozen Hessian: it changes nothing at the minimiser, and its derivative is exactly that of the
         # implicit function theorem, dz = −H⁻¹ d(∇f).
