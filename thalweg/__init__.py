@@ -1,4 +1,5 @@
-"""Gradient flows: say what to minimise, how far is far, how a step is taken and how a point is represented; get the whole path.
+"""Gradient flows: say what to minimise, how far is far, how a step is taken and how a point is represented; get the
+whole path.
 
 Names are imported when they are first asked for, so that `thalweg --help` does not wait for JAX.
 """
@@ -32,12 +33,12 @@ if TYPE_CHECKING:
     from thalweg._path import Path as Path
     from thalweg._result import RESULTS as RESULTS
     from thalweg._rollout import rollout as rollout
+    from thalweg.energies import KL as KL
     from thalweg.energies import Entropy as Entropy
     from thalweg.energies import FDivergence as FDivergence
     from thalweg.energies import Functional as Functional
     from thalweg.energies import InteractionEnergy as InteractionEnergy
     from thalweg.energies import InternalEnergy as InternalEnergy
-    from thalweg.energies import KL as KL
     from thalweg.energies import NegativeLogLikelihood as NegativeLogLikelihood
     from thalweg.energies import PorousMedium as PorousMedium
     from thalweg.energies import PotentialEnergy as PotentialEnergy
@@ -174,7 +175,7 @@ _PUBLIC = {
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 
-__all__ = sorted([*_HOME, *_SUBMODULES])  # noqa: PLE0605
+__all__ = sorted([*_HOME, *_SUBMODULES])
 
 
 def __getattr__(name: str) -> Any:

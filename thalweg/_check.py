@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from thalweg import _tree
 from thalweg._errors import UnsupportedCombination
 from thalweg._types import State
 from thalweg.energies import AbstractEnergy, as_energy, decompose
@@ -56,7 +57,7 @@ def check_state(state: State) -> None:
                     "Convert it, e.g. `x0.astype(float)`."
                 )
     for leaf in leaves:
-        if eqx.is_inexact_array(leaf) and not isinstance(leaf, jax.core.Tracer):
+        if eqx.is_inexact_array(leaf) and not _tree.is_traced(leaf):
             if not bool(jnp.all(jnp.isfinite(leaf))):
                 raise ValueError("`initial_state` must be finite; it holds NaN or infinity.")
 
@@ -64,7 +65,8 @@ def check_state(state: State) -> None:
 def _check_energy_fits(energy: AbstractEnergy, state: State) -> None:
     structure = decompose(energy)
     symbolic = structure.temperature is not None and not getattr(state, "knows_density", True)
-    # The entropy of particles without a density model is played by noise or refused by the scheme; the rest must have a value.
+    # The entropy of particles without a density model is played by noise or refused by the scheme; the rest must
+    # have a value.
     part = structure.without_entropy() if symbolic else energy
     try:
         out = eqx.filter_eval_shape(part, state)
@@ -87,7 +89,7 @@ def _check_energy_fits(energy: AbstractEnergy, state: State) -> None:
             f"`energy` must return one real number (shape ()); got shape {out.shape} and dtype {out.dtype}. "
             "A potential or log density takes one point and returns a scalar: end it with `jnp.sum(...)`."
         )
-    if isinstance(state, GridDensity) and structure.potential and not isinstance(state.values, jax.core.Tracer):
+    if isinstance(state, GridDensity) and structure.potential and not _tree.is_traced(state.values):
         _check_potential(structure, state)
 
 
@@ -97,7 +99,8 @@ def _check_potential(structure: Any, state: GridDensity) -> None:
     if bool(jnp.any(bad)):
         first = state.grid.centres[bad][0]
         raise ValueError(
-            f"The potential must be finite on the grid; it is {float(potential[bad][0])} at {int(bad.sum())} of {bad.size} "
+            f"The potential must be finite on the grid; it is {float(potential[bad][0])} at {int(bad.sum())} "
+            f"of {bad.size} "
             f"cells, first at x = {[round(float(c), 4) for c in first]}.\n"
             "Choose `lower` and `upper` inside its domain (walls inside a grid are not supported)."
         )

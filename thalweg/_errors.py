@@ -6,7 +6,8 @@ from typing import Any
 class UnsupportedCombination(TypeError):
     """These four choices cannot be put together; raised before anything is compiled.
 
-    The message names the choices and what to use instead. [`thalweg.why_unsupported`][] gives the same text without raising.
+    The message names the choices and what to use instead. [`thalweg.why_unsupported`][] gives the same text without
+    raising.
     """
 
 

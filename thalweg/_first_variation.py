@@ -1,10 +1,12 @@
 r"""The one derivative: $\xi = \mathrm dF(x)$, by automatic differentiation of the discretised energy.
 
-For every representation $\xi = \nabla F / \text{weights}$, where a cell weighs its volume, a particle its mass and an entry of a vector 1. On a
-grid that is $\delta F/\delta q$ at the cells; at particles it is $\nabla\,\delta F/\delta q\,(x_i)$.
+For every representation $\xi = \nabla F / \text{weights}$, where a cell weighs its volume, a particle its mass and
+an entry of a vector 1. On a grid that is $\delta F/\delta q$ at the cells; at particles it is $\nabla\,\delta
+F/\delta q\,(x_i)$.
 
-At particles without a density model the entropy has no value. It is then left out of the derivative and kept beside it as a *temperature*, so
-that it is never lost: whoever uses the cotangent must turn it into values or play it by noise.
+At particles without a density model the entropy has no value. It is then left out of the derivative and kept beside
+it as a *temperature*, so that it is never lost: whoever uses the cotangent must turn it into values or play it by
+noise.
 """
 
 import equinox as eqx
@@ -20,9 +22,9 @@ from thalweg.states import is_density, moving, quadrature_weights
 class Cotangent(eqx.Module):
     r"""A first variation $\xi$, paired with velocities by $\langle\xi, v\rangle = \sum_i w_i\,\xi_i v_i$.
 
-    `regular` has the tree structure of the state (`None` where a leaf does not move); `weights` are the quadrature weights;
-    `temperature` is $T$ where an entropy $T\int q\log q$ is still symbolic, else `None`; `positive` says that the energy has a logarithmic part,
-    whose flow keeps a density positive.
+    `regular` has the tree structure of the state (`None` where a leaf does not move); `weights` are the quadrature
+    weights; `temperature` is $T$ where an entropy $T\int q\log q$ is still symbolic, else `None`; `positive` says
+    that the energy has a logarithmic part, whose flow keeps a density positive.
     """
 
     regular: PyTree
@@ -32,9 +34,11 @@ class Cotangent(eqx.Module):
 
 
 class Velocity(eqx.Module):
-    """A direction of motion: `tangent` in the coordinates of the state, and the `field` that moves mass, where there is one.
+    """A direction of motion: `tangent` in the coordinates of the state, and the `field` that moves mass, where there
+    is one.
 
-    `field` is the face fluxes on a grid, a map x → u(x) for states that must carry a density along, or `None` where the tangent says all.
+    `field` is the face fluxes on a grid, a map x → u(x) for states that must carry a density along, or `None` where
+    the tangent says all.
     """
 
     tangent: PyTree
@@ -71,7 +75,8 @@ def first_variation(energy: AbstractEnergy, state: State) -> Cotangent:
 def pairing(cotangent: Cotangent, velocity: Velocity) -> Scalar:
     r"""$\langle\xi, v\rangle$: the rate of change of the energy along a velocity.
 
-    **Raises:** `ValueError` if an entropy is still symbolic in the cotangent, since its part of the rate is then unknown.
+    **Raises:** `ValueError` if an entropy is still symbolic in the cotangent, since its part of the rate is then
+    unknown.
     """
     if cotangent.temperature is not None:
         raise ValueError(

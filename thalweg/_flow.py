@@ -32,7 +32,9 @@ _BUFFER_SAVES = 256
 
 
 class Progress(NamedTuple):
-    """What a progress callback is told between chunks; `fraction` is how much is done, `energy` is `None` where it has no value."""
+    """What a progress callback is told between chunks; `fraction` is how much is done, `energy` is `None` where it
+    has no value.
+    """
 
     num_steps: int
     time: float
@@ -92,16 +94,20 @@ def flow(
     - `initial_state`: where to begin: an array or pytree, or a density state.
     - `geometry`: how far is far. - `scheme`: how a step is taken.
     - `num_steps` or `final_time`: exactly one; `final_time` is hit exactly, the last step being cut if need be.
-    - `save_every`: steps between two saves; the start and the end are always saved. Memory does not grow with steps that are not saved.
+    - `save_every`: steps between two saves; the start and the end are always saved. Memory does not grow with steps
+      that are not saved.
     - `measure`: a function of the state, whose value (an array, or a dictionary of arrays) is recorded at each save.
-    - `stop`: a function of a [`thalweg.Snapshot`][] that returns a boolean, asked after every step; for example `tw.Stationary(1e-8)`.
+    - `stop`: a function of a [`thalweg.Snapshot`][] that returns a boolean, asked after every step; for example
+      `tw.Stationary(1e-8)`.
     - `key`: a JAX random key, for schemes that draw noise.
-    - `progress`: a function of a [`thalweg.Progress`][], called between chunks. - `checkpoint`: a [`thalweg.Checkpoint`][].
+    - `progress`: a function of a [`thalweg.Progress`][], called between chunks. - `checkpoint`: a
+      [`thalweg.Checkpoint`][].
     - `throw`: whether a run that fails raises (the error holds the path so far) or returns the path with its `result`.
 
     **Returns:** a [`thalweg.Path`][].
 
-    **Raises:** `UnsupportedCombination`, `ValueError` before anything is compiled; [`thalweg.FlowError`][] with `error.path` while running.
+    **Raises:** `UnsupportedCombination`, `ValueError` before anything is compiled; [`thalweg.FlowError`][] with
+    `error.path` while running.
     """
     pieces: list[Path] = []
     for piece in iterate(
@@ -124,7 +130,8 @@ def flow(
         raise FlowInterrupted(path.message, path)
     if throw and not (path.result == RESULTS.successful or path.result == RESULTS.stopped):
         raise FlowError(
-            f"The flow stopped after step {int(path.final.num_steps)} at time {float(path.final.time):.6g}.\n{path.message}\n"
+            f"The flow stopped after step {int(path.final.num_steps)} at time "
+            f"{float(path.final.time):.6g}.\n{path.message}\n"
             "`error.path` holds the path so far; `throw=False` returns it instead.",
             path,
         )
@@ -148,8 +155,8 @@ def iterate(
 ) -> Iterator[Path]:
     """The pieces of a path as they are computed; [`thalweg.flow`][] puts them together.
 
-    Takes the arguments of `flow` (less `throw`). Each piece is a [`thalweg.Path`][] of the saves since the last one; its `final` can be looked at, and
-    the loop may be left at any time.
+    Takes the arguments of `flow` (less `throw`). Each piece is a [`thalweg.Path`][] of the saves since the last one;
+    its `final` can be looked at, and the loop may be left at any time.
     """
     started = clock.perf_counter()
     energy = as_energy(energy)
@@ -227,7 +234,8 @@ def _check_counts(num_steps: Any, final_time: Any, save_every: Any, scheme: Any)
         raise ValueError(f"`save_every` must be a positive integer; got {save_every!r}.")
     if final_time is not None and isinstance(scheme, AbstractScheme) and not scheme.advances_time:
         raise ValueError(
-            f"`{type(scheme).__name__}` advances arc length, not time, so it cannot run to a `final_time`; use `num_steps`."
+            f"`{type(scheme).__name__}` advances arc length, not time, so it cannot run to a `final_time`; "
+            "use `num_steps`."
         )
 
 
@@ -256,7 +264,8 @@ def _prepare(
     if available and total > 0.8 * available:
         needed = math.ceil(save_every * total / (0.4 * available))
         raise ValueError(
-            f"This run would save {total / 2**30:.1f} GiB ({bytes_per_save} bytes a save) and {available / 2**30:.1f} GiB are free.\n"
+            f"This run would save {total / 2**30:.1f} GiB ({bytes_per_save} bytes a save) and "
+            f"{available / 2**30:.1f} GiB are free.\n"
             f"Use a larger `save_every`, for example `save_every={needed}`."
         )
     problem = _Problem(
@@ -295,7 +304,8 @@ def _first_record(problem: _Problem, flow_state: FlowState) -> tuple[Any, ...]:
     values = [*entry.get("energies", np.zeros(1)), *entry["measurements"].get("regular_energy", np.zeros(1))]
     if int(flow_state.num_steps) == 0 and not all(math.isfinite(float(v)) for v in values):
         raise ValueError(
-            f"`energy` is not finite at `initial_state`: it is {[float(v) for v in values if not math.isfinite(float(v))][0]}.\n"
+            "`energy` is not finite at `initial_state`: it is "
+            f"{[float(v) for v in values if not math.isfinite(float(v))][0]}.\n"
             "Check the function there, or start elsewhere."
         )
     return _unpack(entry)
@@ -339,7 +349,9 @@ def _run_chunk_and_wait(
 
 @eqx.filter_jit
 def _run_chunk(problem: _Problem, arrays: Any, static: Any, chunk_steps: Any) -> tuple[Any, Any, Any, Any]:
-    """At most `chunk_steps` steps; buffers have a fixed size and the count is dynamic, so no length is compiled twice."""
+    """At most `chunk_steps` steps; buffers have a fixed size and the count is dynamic, so no length is compiled
+    twice.
+    """
     shapes = jax.eval_shape(lambda a: _entry(problem, eqx.combine(a, static)), arrays)
     buffers = jax.tree.map(lambda s: jnp.zeros((problem.buffer_size, *s.shape), s.dtype), shapes)
 
@@ -414,7 +426,9 @@ def _progress(problem: _Problem, flow_state: FlowState, started: float) -> Progr
 
 
 def _fingerprint(problem: _Problem, flow_state: FlowState) -> str:
-    """A digest of everything that decides the path, less the number of steps, so that a finished run can be prolonged."""
+    """A digest of everything that decides the path, less the number of steps, so that a finished run can be
+    prolonged.
+    """
     digest = hashlib.sha256()
     parts = (problem.energy, problem.geometry, problem.scheme, problem.key, problem.save_every, flow_state.state)
     for leaf in jax.tree.leaves(parts):

@@ -36,8 +36,12 @@ class Stationary(eqx.Module):
         return snapshot.dissipation_rate <= self.tolerance**2
 
 
-def records_energy(energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> tuple[bool, bool, dict[str, str]]:
-    """Whether energy and dissipation rate have values in this representation, and if not, why; found by shapes alone."""
+def records_energy(
+    energy: AbstractEnergy, geometry: AbstractGeometry, state: State
+) -> tuple[bool, bool, dict[str, str]]:
+    """Whether energy and dissipation rate have values in this representation, and if not, why; found by shapes
+    alone.
+    """
     try:
         _, cotangent = eqx.filter_eval_shape(energy_and_first_variation, energy, state)
     except UnsupportedCombination as error:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from thalweg import _tree
 from thalweg._errors import Unavailable
 from thalweg._result import RESULTS
 from thalweg._types import Array, Int, PyTree, Scalar, State
@@ -28,10 +29,12 @@ class FlowState(eqx.Module):
 
 
 class EnergyBalance(NamedTuple):
-    r"""Whether the energy that was lost is the energy that was dissipated: $F(x_0) - F(x_T)$ against $\int_0^T \|\xi\|_*^2\,\mathrm dt$.
+    r"""Whether the energy that was lost is the energy that was dissipated: $F(x_0) - F(x_T)$ against $\int_0^T
+    \|\xi\|_*^2\,\mathrm dt$.
 
-    `decrease`, `dissipated`, and `relative_error` = |decrease − dissipated| / max(decrease, dissipated). The integral takes the rate as exponential
-    between two saves (the logarithmic mean of its ends), so its error falls with the square of their spacing.
+    `decrease`, `dissipated`, and `relative_error` = |decrease − dissipated| / max(decrease, dissipated). The
+    integral takes the rate as exponential between two saves (the logarithmic mean of its ends), so its error falls
+    with the square of their spacing.
     """
 
     decrease: float
@@ -44,8 +47,8 @@ class Path(eqx.Module):
 
     - `times`: shape `(num_saves,)`; the start is included. For `Constrained` it is arc length.
     - `states`: the state with a leading axis of saves.
-    - `energies`, `dissipation_rates`: shape `(num_saves,)`; where a representation has none, asking raises with the reason, which
-      `unavailable` also lists.
+    - `energies`, `dissipation_rates`: shape `(num_saves,)`; where a representation has none, asking raises with the
+      reason, which `unavailable` also lists.
     - `distances_squared`: shape `(num_saves,)`, the squared length of the step that led to each save (0 for the start).
     - `measurements`: what `measure` returned, and what the scheme reports, each with a leading axis of saves.
     - `result`: a member of `tw.RESULTS`; `final`: the last [`thalweg.FlowState`][]; `final.state` is the last state.
@@ -112,10 +115,10 @@ class Path(eqx.Module):
 
     def __repr__(self) -> str:
         parts = [f"{len(self)} saves" if self.times.ndim == 1 else f"times of shape {self.times.shape}"]
-        if "energies" in self.records and self.times.ndim == 1 and not isinstance(self.times, jax.core.Tracer):
+        if "energies" in self.records and self.times.ndim == 1 and not _tree.is_traced(self.times):
             energies = np.asarray(self.energies)
             parts.append(f"time {float(self.times[-1]):.4g}, energy {energies[0]:.6g} → {energies[-1]:.6g}")
-        if not isinstance(self.times, jax.core.Tracer) and self.times.ndim == 1:
+        if not _tree.is_traced(self.times) and self.times.ndim == 1:
             parts.append(self.message)
         return f"Path({'; '.join(parts)})"
 

@@ -33,8 +33,9 @@ def rollout(
 ) -> Path:
     """The same flow as [`thalweg.flow`][], as one pure `lax.scan`: `jax.jit`, `jax.grad` and `jax.vmap` go through it.
 
-    There is no progress, checkpoint or early stop; a step that fails leaves the state where it was for the rest of the run, and
-    `path.result` says so. Where stiffness cannot be measured (while tracing) `Continuous(solver=None)` takes the explicit solver.
+    There is no progress, checkpoint or early stop; a step that fails leaves the state where it was for the rest of
+    the run, and `path.result` says so. Where stiffness cannot be measured (while tracing) `Continuous(solver=None)`
+    takes the explicit solver.
 
     **Arguments:** as for `flow`; `num_steps` must be a multiple of `save_every`.
 
@@ -47,8 +48,10 @@ def rollout(
     energy = as_energy(energy)
     check_combination(energy, initial_state, geometry, scheme)
     if scheme.needs_key and key is None:
-        raise ValueError(f"`{type(scheme).__name__}` draws random numbers and needs a `key`: pass `key=jax.random.key(0)`.")
-    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((energy, initial_state, scheme)))
+        raise ValueError(
+            f"`{type(scheme).__name__}` draws random numbers and needs a `key`: pass `key=jax.random.key(0)`."
+        )
+    traced = any(_tree.is_traced(leaf) for leaf in jax.tree.leaves((energy, initial_state, scheme)))
     scheme = scheme if traced else scheme.resolve(energy, geometry, initial_state)
     dtype = _tree.dtype_of(initial_state)
     scheme = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype) if isinstance(leaf, float) else leaf, scheme)

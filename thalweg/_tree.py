@@ -1,7 +1,7 @@
 """Linear algebra on pytrees: the sums, products and norms that flows need, leaf by leaf.
 
-A leaf of a tangent or cotangent that does not take part (an integer, a switch, a function) is `None` or not a floating array
-and is passed over.
+A leaf of a tangent or cotangent that does not take part (an integer, a switch, a function) is `None` or not a
+floating array and is passed over.
 """
 
 from collections.abc import Callable
@@ -10,8 +10,14 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from thalweg._types import Array, PyTree, Scalar
+
+
+def is_traced(leaf: Any) -> bool:
+    """Whether a value is only a stand-in while JAX traces a function, so that it cannot be looked at now."""
+    return isinstance(leaf, Tracer)
 
 
 def floating(tree: PyTree) -> PyTree:

@@ -40,7 +40,9 @@ def squared_hellinger(ratio: Array) -> Array:
 
 
 def jensen_shannon(ratio: Array) -> Array:
-    r"""$f = \tfrac12\left(r\log r - (1+r)\log\tfrac{1+r}2\right)$: half the sum of the divergences from the middle, $w = r/(2(1+r))$."""
+    r"""$f = \tfrac12\left(r\log r - (1+r)\log\tfrac{1+r}2\right)$: half the sum of the divergences from the middle,
+    $w = r/(2(1+r))$.
+    """
     return 0.5 * (ratio * jnp.log(ratio) - (1 + ratio) * jnp.log((1 + ratio) / 2))
 
 
@@ -58,7 +60,8 @@ class Alpha:
     def __post_init__(self) -> None:
         if self.exponent in (0, 1):
             raise ValueError(
-                f"`alpha({self.exponent})` is a limit: use `tw.generators.reverse_kl` for 0 and `tw.generators.forward_kl` for 1."
+                f"`alpha({self.exponent})` is a limit: use `tw.generators.reverse_kl` for 0 and "
+                "`tw.generators.forward_kl` for 1."
             )
 
     def __call__(self, ratio: Array) -> Array:
@@ -85,7 +88,9 @@ KNOWN: dict[str, Callable[..., Any]] = {
 
 
 def check_generator(generator: Callable[..., Any]) -> None:
-    """Raise `ValueError` unless $f(1) = 0$ and $f'' \\ge 0$ on a range of ratios; the named generators are known to pass."""
+    """Raise `ValueError` unless $f(1) = 0$ and $f'' \\ge 0$ on a range of ratios; the named generators are known to
+    pass.
+    """
     if generator in KNOWN.values() or isinstance(generator, Alpha):
         return
     at_one = float(generator(jnp.asarray(1.0)))
@@ -95,4 +100,6 @@ def check_generator(generator: Callable[..., Any]) -> None:
     curvature = jax.vmap(relative_mobility(generator))(ratios)
     if not bool(jnp.all(curvature >= -1e-6 * jnp.max(jnp.abs(curvature)))):
         worst = float(ratios[jnp.argmin(curvature)])
-        raise ValueError(f"`generator` of an f-divergence must be convex; its second derivative is negative at r = {worst:.3g}.")
+        raise ValueError(
+            f"`generator` of an f-divergence must be convex; its second derivative is negative at r = {worst:.3g}."
+        )

@@ -11,14 +11,18 @@ from thalweg._types import PRNGKey, Scalar, ScalarLike, State
 
 
 class AbstractEnergy(eqx.Module):
-    """F, what decreases along the flow. Energies add, subtract and scale: `tw.PotentialEnergy(V) + 0.5 * tw.Entropy()`."""
+    """F, what decreases along the flow. Energies add, subtract and scale: `tw.PotentialEnergy(V) + 0.5 *
+    tw.Entropy()`.
+    """
 
     @abc.abstractmethod
     def __call__(self, state: State) -> Scalar:
         """The energy of a state, shape `()`."""
 
     def at(self, time: ScalarLike, key: PRNGKey | None) -> "AbstractEnergy":
-        """The energy that one step sees: schedules read the time, mini-batches the key. By default the energy itself."""
+        """The energy that one step sees: schedules read the time, mini-batches the key. By default the energy
+        itself.
+        """
         del time, key
         return self
 
@@ -79,7 +83,8 @@ def as_energy(energy: Any) -> AbstractEnergy:
     if callable(energy):
         return Function(energy)
     raise TypeError(
-        f"`energy` must be a function of the state or a named energy such as `tw.KL(target)`; got {type(energy).__name__}."
+        "`energy` must be a function of the state or a named energy such as `tw.KL(target)`; got "
+        f"{type(energy).__name__}."
     )
 
 

@@ -1,7 +1,7 @@
 """The structure of an energy, for schemes that can use more than its gradient.
 
-An unknown energy is all remainder: schemes still work on it, only without the shortcut. A new energy with structure registers itself on
-`decompose`; nothing else changes.
+An unknown energy is all remainder: schemes still work on it, only without the shortcut. A new energy with structure
+registers itself on `decompose`; nothing else changes.
 """
 
 import functools
@@ -19,7 +19,9 @@ from thalweg.energies._local import Entropy, InternalEnergy, PorousMedium, Poten
 
 
 class Term(NamedTuple):
-    """A scaled part of an energy: its factor, the energy without the factor, and what the part is made of (V, e, W or F)."""
+    """A scaled part of an energy: its factor, the energy without the factor, and what the part is made of (V, e, W
+    or F).
+    """
 
     scale: Any
     energy: AbstractEnergy
@@ -27,10 +29,11 @@ class Term(NamedTuple):
 
 
 class Decomposition(eqx.Module):
-    r"""$F = \sum c\int V\,dq + T\int q\log q + \sum c\int e(q, x)\,dx + \sum \tfrac c2\iint W\,dq\,dq + \text{remainder}$.
+    r"""$F = \sum c\int V\,dq + T\int q\log q + \sum c\int e(q, x)\,dx + \sum \tfrac c2\iint W\,dq\,dq +
+    \text{remainder}$.
 
-    `temperature` is $T$ (`None` where there is no entropy); `local` integrands take a density value and a point; `proximable` holds the
-    terms with a known proximal map, such as constraints.
+    `temperature` is $T$ (`None` where there is no entropy); `local` integrands take a density value and a point;
+    `proximable` holds the terms with a known proximal map, such as constraints.
     """
 
     potential: tuple[Term, ...] = ()
@@ -42,7 +45,9 @@ class Decomposition(eqx.Module):
 
     @property
     def is_linear(self) -> bool:
-        """Whether the energy is a potential energy plus an entropy, so that its Wasserstein flow is a linear equation."""
+        """Whether the energy is a potential energy plus an entropy, so that its Wasserstein flow is a linear
+        equation.
+        """
         return not (self.local or self.interaction or self.proximable or self.remainder)
 
     @property
@@ -60,12 +65,12 @@ class Decomposition(eqx.Module):
     def potential_value(self, point: Array) -> Array:
         r"""$\sum c\,V(x)$ at one point, shape `()`."""
         values = [term.scale * term.function(point) for term in self.potential]
-        return sum(values[1:], start=values[0]) if values else jnp.zeros((), point.dtype)
+        return jnp.asarray(sum(values[1:], start=values[0])) if values else jnp.zeros((), point.dtype)
 
     def local_value(self, density: Array, point: Array) -> Array:
         r"""$\sum c\,e(q, x)$ at one point, shape `()`."""
         values = [term.scale * term.function(density, point) for term in self.local]
-        return sum(values[1:], start=values[0]) if values else jnp.zeros((), density.dtype)
+        return jnp.asarray(sum(values[1:], start=values[0])) if values else jnp.zeros((), density.dtype)
 
 
 @functools.singledispatch

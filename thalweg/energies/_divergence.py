@@ -14,13 +14,14 @@ from thalweg.targets import Target
 class FDivergence(AbstractEnergy):
     r"""An f-divergence $F(q) = D_f(p\|q) = \int q\,f(p/q)\,\mathrm dx$ to a target $p$.
 
-    In the Wasserstein geometry its flow is $\partial_t q = \nabla\cdot\left(q\,\nabla(f(r) - r f'(r))\right)$ with $r = p/q$; particles move by
-    $\dot x = -\nabla(f(r) - r f'(r)) = w(r)\,\nabla\log r$, $w(r) = r^2 f''(r)$.
+    In the Wasserstein geometry its flow is $\partial_t q = \nabla\cdot\left(q\,\nabla(f(r) - r f'(r))\right)$ with
+    $r = p/q$; particles move by $\dot x = -\nabla(f(r) - r f'(r)) = w(r)\,\nabla\log r$, $w(r) = r^2 f''(r)$.
 
-    For $f = -\log$ (see [`thalweg.KL`][]) an unnormalised target shifts the energy by a constant; for powers of $r$ it rescales the energy and
-    the time; every other generator needs a normalised target.
+    For $f = -\log$ (see [`thalweg.KL`][]) an unnormalised target shifts the energy by a constant; for powers of $r$
+    it rescales the energy and the time; every other generator needs a normalised target.
 
-    **Arguments:** `generator`: $f$, a member of `tw.generators` or any convex function with $f(1) = 0$; `target`: a [`thalweg.Target`][].
+    **Arguments:** `generator`: $f$, a member of `tw.generators` or any convex function with $f(1) = 0$; `target`: a
+    [`thalweg.Target`][].
 
     **Raises:** `ValueError` if $f(1) \ne 0$ or $f$ is not convex.
 
@@ -56,11 +57,13 @@ class FDivergence(AbstractEnergy):
         return state.integrate(self.integrand)
 
 
-def KL(target: Target) -> FDivergence:  # noqa: N802 (the field's name)
-    r"""The Kullback–Leibler divergence $F(q) = \mathrm{KL}(q\|p) = \int q\log(q/p)\,\mathrm dx$, up to $\log Z$ if $p$ is unnormalised.
+def KL(target: Target) -> FDivergence:
+    r"""The Kullback–Leibler divergence $F(q) = \mathrm{KL}(q\|p) = \int q\log(q/p)\,\mathrm dx$, up to $\log Z$ if
+    $p$ is unnormalised.
 
-    It is the f-divergence with $f = -\log$, equal to the potential energy of $V = -\log p$ plus the entropy. Its Wasserstein flow is the
-    Fokker–Planck equation $\partial_t q = \nabla\cdot(q\nabla V) + \Delta q$, and with noise Langevin dynamics.
+    It is the f-divergence with $f = -\log$, equal to the potential energy of $V = -\log p$ plus the entropy. Its
+    Wasserstein flow is the Fokker–Planck equation $\partial_t q = \nabla\cdot(q\nabla V) + \Delta q$, and with noise
+    Langevin dynamics.
 
     **Arguments:** `target`: a [`thalweg.Target`][] with its log density known up to a constant.
 

@@ -12,8 +12,8 @@ from thalweg.energies._base import AbstractEnergy
 class Functional(AbstractEnergy):
     r"""Any functional $F(q)$, written as a Python function of the state.
 
-    Its first variation is found by automatic differentiation of what is written, so derivatives of $q$ and non-local terms
-    are allowed: on a grid `lambda state: jnp.sum(jnp.diff(state.values)**2) / (2 * h)` is the Dirichlet energy.
+    Its first variation is found by automatic differentiation of what is written, so derivatives of $q$ and non-local
+    terms are allowed: on a grid `lambda state: jnp.sum(jnp.diff(state.values)**2) / (2 * h)` is the Dirichlet energy.
 
     **Arguments:** `functional`: a function of the state that returns a scalar.
     """

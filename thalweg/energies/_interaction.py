@@ -10,11 +10,14 @@ from thalweg.energies._base import AbstractEnergy
 class InteractionEnergy(AbstractEnergy):
     r"""Interaction energy $F(q) = \tfrac12\iint W(x-y)\,\mathrm dq(x)\,\mathrm dq(y)$.
 
-    In the Wasserstein geometry its flow is $\partial_t q = \nabla\cdot(q\,\nabla(W * q))$; each particle moves by $-\nabla (W*q)(x)$.
+    In the Wasserstein geometry its flow is $\partial_t q = \nabla\cdot(q\,\nabla(W * q))$; each particle moves by
+    $-\nabla (W*q)(x)$.
 
-    **Arguments:** `interaction_kernel`: $W$, an even function of one displacement of shape `(dim,)` that returns a scalar.
+    **Arguments:** `interaction_kernel`: $W$, an even function of one displacement of shape `(dim,)` that returns a
+    scalar.
 
-    **Source:** Carrillo, McCann, Villani, *Kinetic equilibration rates for granular media*, Rev. Mat. Iberoam. 19 (2003).
+    **Source:** Carrillo, McCann, Villani, *Kinetic equilibration rates for granular media*, Rev. Mat. Iberoam. 19
+    (2003).
     """
 
     interaction_kernel: Callable[..., Any]

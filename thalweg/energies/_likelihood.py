@@ -9,7 +9,8 @@ from thalweg.energies._base import AbstractEnergy
 class NegativeLogLikelihood(AbstractEnergy):
     r"""$F(\theta) = -\log p(y;\theta)$ of the data under a [`thalweg.Parametric`][] state.
 
-    **Arguments:** `outputs`: the observations $y$, shaped like the parameters of the family (or the outputs of its model).
+    **Arguments:** `outputs`: the observations $y$, shaped like the parameters of the family (or the outputs of its
+    model).
     """
 
     outputs: PyTree

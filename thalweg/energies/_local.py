@@ -1,4 +1,6 @@
-"""Energies of densities whose density of energy at a point depends on the density at that point: potential and internal energies."""
+"""Energies of densities whose density of energy at a point depends on the density at that point: potential and
+internal energies.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +16,8 @@ class PotentialEnergy(AbstractEnergy):
 
     In the Wasserstein geometry its flow moves each particle by $\dot x = -\nabla V(x)$.
 
-    **Arguments:** `potential`: $V$, a function of one point of shape `(dim,)` that returns a scalar. $V = +\infty$ is a wall.
+    **Arguments:** `potential`: $V$, a function of one point of shape `(dim,)` that returns a scalar. $V = +\infty$
+    is a wall.
 
     **Source:** Ambrosio, Gigli, Savaré, *Gradient Flows* (2008), example 9.3.1.
     """
@@ -28,10 +31,11 @@ class PotentialEnergy(AbstractEnergy):
 class Entropy(AbstractEnergy):
     r"""The (negative) Boltzmann entropy $F(q) = \int q\log q\,\mathrm dx$.
 
-    In the Wasserstein geometry its flow is the heat equation $\partial_t q = \Delta q$. Particles without a density model
-    cannot evaluate it: there it stays symbolic, and `tw.Langevin` plays it by noise.
+    In the Wasserstein geometry its flow is the heat equation $\partial_t q = \Delta q$. Particles without a density
+    model cannot evaluate it: there it stays symbolic, and `tw.Langevin` plays it by noise.
 
-    **Source:** Jordan, Kinderlehrer, Otto, *The variational formulation of the Fokker–Planck equation*, SIAM J. Math. Anal. 29 (1998).
+    **Source:** Jordan, Kinderlehrer, Otto, *The variational formulation of the Fokker–Planck equation*, SIAM J.
+    Math. Anal. 29 (1998).
     """
 
     def __call__(self, state: State) -> Scalar:
@@ -41,7 +45,8 @@ class Entropy(AbstractEnergy):
 class InternalEnergy(AbstractEnergy):
     r"""Internal energy $F(q) = \int e(q(x))\,\mathrm dx$.
 
-    In the Wasserstein geometry its flow is $\partial_t q = \nabla\cdot(q\,\nabla e'(q))$, a diffusion wherever $e$ is convex.
+    In the Wasserstein geometry its flow is $\partial_t q = \nabla\cdot(q\,\nabla e'(q))$, a diffusion wherever $e$
+    is convex.
 
     **Arguments:** `integrand`: $e$, a function of one density value that returns a scalar.
 
@@ -59,9 +64,9 @@ class PorousMedium(AbstractEnergy):
 
     $$F(q) = \frac{1}{m-1} \int q(x)^m \,\mathrm{d}x, \qquad m > 0,\ m \ne 1.$$
 
-    In the Wasserstein geometry its flow is $\partial_t q = \Delta q^m$. For $m > 1$ the support spreads at finite speed, and from a
-    point mass the solution is Barenblatt's profile; for $m < 1$ (fast diffusion) tails are fat. As $m \to 1$ it becomes, up to a constant,
-    [`thalweg.Entropy`][].
+    In the Wasserstein geometry its flow is $\partial_t q = \Delta q^m$. For $m > 1$ the support spreads at finite
+    speed, and from a point mass the solution is Barenblatt's profile; for $m < 1$ (fast diffusion) tails are fat. As
+    $m \to 1$ it becomes, up to a constant, [`thalweg.Entropy`][].
 
     **Arguments:** `exponent`: $m$, dimensionless.
 
@@ -75,7 +80,8 @@ class PorousMedium(AbstractEnergy):
     def __check_init__(self) -> None:
         if isinstance(self.exponent, int | float) and (self.exponent <= 0 or self.exponent == 1):
             raise ValueError(
-                f"`exponent` of `PorousMedium` must be positive and not 1; got {self.exponent}. Use `tw.Entropy()` for 1."
+                f"`exponent` of `PorousMedium` must be positive and not 1; got {self.exponent}. Use "
+                "`tw.Entropy()` for 1."
             )
 
     def integrand(self, density: Array) -> Array:

@@ -1,7 +1,8 @@
 """How far is far: a geometry, and the metric that it makes at one state.
 
-A metric must give three things: the direction of steepest descent, the norm of a velocity, and the curve along a velocity that
-stays in the space. Everything else is a capability, `None` where absent, which schemes and the checker read.
+A metric must give three things: the direction of steepest descent, the norm of a velocity, and the curve along a
+velocity that stays in the space. Everything else is a capability, `None` where absent, which schemes and the checker
+read.
 """
 
 import abc
@@ -19,10 +20,11 @@ from thalweg.states import AbstractState
 class AbstractMetric(eqx.Module):
     r"""The inner product (or norm) of a geometry at one state.
 
-    Capabilities, `None` where absent: `distance_squared(other)`, normalised so that $D(x + \varepsilon v, x)/\varepsilon^2 \to \|v\|^2$, with
-    `distance_kind` ("exact", "upper bound" or "local") and `distance_is_smooth`; `noise(key)`, a velocity drawn from
-    $N(0, G^{-1})$ in the coordinates of the state; `matrix()`, the Gram matrix $G$ in flat coordinates; `chart(coordinates)`, a
-    parametrisation of the space around the state by a pytree like `moving(state)`, zero at the state, that solvers may minimise over.
+    Capabilities, `None` where absent: `distance_squared(other)`, normalised so that $D(x + \varepsilon v,
+    x)/\varepsilon^2 \to \|v\|^2$, with `distance_kind` ("exact", "upper bound" or "local") and `distance_is_smooth`;
+    `noise(key)`, a velocity drawn from $N(0, G^{-1})$ in the coordinates of the state; `matrix()`, the Gram matrix
+    $G$ in flat coordinates; `chart(coordinates)`, a parametrisation of the space around the state by a pytree like
+    `moving(state)`, zero at the state, that solvers may minimise over.
     """
 
     state: eqx.AbstractVar[State]

@@ -1,9 +1,10 @@
 r"""Norms on a vector space, each with its steepest descent.
 
-For a norm $\|\cdot\|$ with dual $\|\cdot\|_*$ the direction of steepest descent is $v = \|\xi\|_*\,u$, where $u$ minimises $\langle\xi, u\rangle$ over the unit
-ball; so $-\langle\xi, v\rangle = \|v\|^2 = \|\xi\|_*^2$ in every norm. At ties (equal largest entries, zero entries, zero singular values) the
-minimiser is not unique: `OneNorm` takes the first largest entry, `MaxNorm` gives a zero entry no motion, `SpectralNorm` leaves the null
-space at rest. The identity still holds; the norm of $v$ is then read off the dual norm.
+For a norm $\|\cdot\|$ with dual $\|\cdot\|_*$ the direction of steepest descent is $v = \|\xi\|_*\,u$, where $u$
+minimises $\langle\xi, u\rangle$ over the unit ball; so $-\langle\xi, v\rangle = \|v\|^2 = \|\xi\|_*^2$ in every
+norm. At ties (equal largest entries, zero entries, zero singular values) the minimiser is not unique: `OneNorm`
+takes the first largest entry, `MaxNorm` gives a zero entry no motion, `SpectralNorm` leaves the null space at rest.
+The identity still holds; the norm of $v$ is then read off the dual norm.
 """
 
 import abc
@@ -90,7 +91,9 @@ def _safe_sqrt(value: Array) -> Array:
 
 
 class Euclidean(AbstractNorm):
-    r"""$\|v\|^2 = \sum_i v_i^2$: steepest descent is $v = -\nabla F$, gradient descent. Leaves of a pytree are put end to end."""
+    r"""$\|v\|^2 = \sum_i v_i^2$: steepest descent is $v = -\nabla F$, gradient descent. Leaves of a pytree are put
+    end to end.
+    """
 
     def norm(self, tangent: Any) -> Scalar:
         return _safe_sqrt(_tree.dot(tangent, tangent))
@@ -112,7 +115,8 @@ class Euclidean(AbstractNorm):
 class Mahalanobis(AbstractNorm):
     r"""$\|v\|^2 = v^\top M v$: steepest descent is $v = -M^{-1}\nabla F$, preconditioned gradient descent.
 
-    **Arguments:** `matrix`: $M$, shape `(n, n)`, symmetric positive definite, where the state has $n$ numbers (a pytree is put end to end).
+    **Arguments:** `matrix`: $M$, shape `(n, n)`, symmetric positive definite, where the state has $n$ numbers (a
+    pytree is put end to end).
 
     **Raises:** `ValueError` if the matrix is not square, symmetric and positive definite.
     """
@@ -121,7 +125,7 @@ class Mahalanobis(AbstractNorm):
 
     def __check_init__(self) -> None:
         matrix = self.matrix
-        if isinstance(matrix, jax.core.Tracer):
+        if _tree.is_traced(matrix):
             return
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
             raise ValueError(f"`matrix` of `Mahalanobis` must be square; got shape {matrix.shape}.")
@@ -141,7 +145,9 @@ class Mahalanobis(AbstractNorm):
     def check(self, state: State) -> None:
         size = _flat(moving(state)).size
         if self.matrix.shape[0] != size:
-            raise ValueError(f"`Mahalanobis` has a matrix of shape {self.matrix.shape} but the state has {size} numbers.")
+            raise ValueError(
+                f"`Mahalanobis` has a matrix of shape {self.matrix.shape} but the state has {size} numbers."
+            )
 
     @property
     def is_smooth(self) -> bool:
@@ -173,7 +179,9 @@ class MaxNorm(AbstractNorm):
 
 
 class OneNorm(AbstractNorm):
-    r"""$\|v\| = \sum_i |v_i|$: steepest descent moves the coordinate with the largest derivative only (Gauss–Southwell)."""
+    r"""$\|v\| = \sum_i |v_i|$: steepest descent moves the coordinate with the largest derivative only
+    (Gauss–Southwell).
+    """
 
     def norm(self, tangent: Any) -> Scalar:
         return jnp.sum(jnp.abs(_flat(tangent)))
@@ -237,7 +245,8 @@ def _p_norm(flat: Array, exponent: float) -> Scalar:
 
 
 class SpectralNorm(AbstractNorm):
-    r"""$\|V\|$ = the largest singular value of a matrix: steepest descent is $-\|\nabla F\|_{\mathrm{nuc}}\,U V^\top$ with $\nabla F = U S V^\top$.
+    r"""$\|V\|$ = the largest singular value of a matrix: steepest descent is $-\|\nabla F\|_{\mathrm{nuc}}\,U
+    V^\top$ with $\nabla F = U S V^\top$.
 
     The state is one matrix. The direction is the polar factor of the gradient, found by a singular value decomposition.
     """

@@ -1,8 +1,10 @@
 """Parametric families with one definition of the Fisher matrix: the Hessian of their Kullback–Leibler divergence.
 
-$$G(\\theta) = \\nabla^2_{\\theta'} \\,\\mathrm{KL}\\big(p(\\cdot;\\theta)\\,\\|\\,p(\\cdot;\\theta')\\big)\\Big|_{\\theta'=\\theta}.$$
+$$G(\\theta) = \\nabla^2_{\\theta'}
+\\,\\mathrm{KL}\\big(p(\\cdot;\\theta)\\,\\|\\,p(\\cdot;\\theta')\\big)\\Big|_{\\theta'=\\theta}.$$
 
-A family states its divergence in closed form and nothing else; the matrix, the natural gradient and the distance follow from it.
+A family states its divergence in closed form and nothing else; the matrix, the natural gradient and the distance
+follow from it.
 """
 
 import abc
@@ -55,7 +57,9 @@ class Normal(AbstractFamily):
 
 
 class NormalMeanScale(AbstractFamily):
-    r"""$N(\mu, \sigma^2)$ on the line with both unknown. **Parameters:** `{"mean": μ, "log_scale": log σ}`, arrays of shape `()`."""
+    r"""$N(\mu, \sigma^2)$ on the line with both unknown. **Parameters:** `{"mean": μ, "log_scale": log σ}`, arrays
+    of shape `()`.
+    """
 
     def kl(self, params: PyTree, other: PyTree) -> Scalar:
         ratio = jnp.exp(2 * (params["log_scale"] - other["log_scale"]))
@@ -71,7 +75,9 @@ class NormalMeanScale(AbstractFamily):
 
 
 class Bernoulli(AbstractFamily):
-    r"""A coin in each entry. **Parameters:** the logits $\eta = \log(p/(1-p))$, the natural parameters, of any shape."""
+    r"""A coin in each entry. **Parameters:** the logits $\eta = \log(p/(1-p))$, the natural parameters, of any
+    shape.
+    """
 
     def kl(self, params: PyTree, other: PyTree) -> Scalar:
         # Bregman divergence of the log-partition function log(1 + exp η), arguments exchanged.
@@ -86,7 +92,9 @@ class Bernoulli(AbstractFamily):
 
 
 class Poisson(AbstractFamily):
-    r"""Counts in each entry. **Parameters:** the log rates $\eta = \log\lambda$, the natural parameters, of any shape."""
+    r"""Counts in each entry. **Parameters:** the log rates $\eta = \log\lambda$, the natural parameters, of any
+    shape.
+    """
 
     def kl(self, params: PyTree, other: PyTree) -> Scalar:
         return jnp.sum(jnp.exp(other) - jnp.exp(params) - jnp.exp(params) * (other - params))
@@ -101,9 +109,11 @@ class Poisson(AbstractFamily):
 class Regression(AbstractFamily):
     r"""A likelihood whose parameters are the outputs of a model: $y_n \sim p(\cdot\,; f(\theta, x_n))$.
 
-    The divergence is summed over the inputs, so the Fisher matrix is $\sum_n J_n^\top G(f_n) J_n$ (Gauss–Newton for `Normal`).
+    The divergence is summed over the inputs, so the Fisher matrix is $\sum_n J_n^\top G(f_n) J_n$ (Gauss–Newton for
+    `Normal`).
 
-    **Arguments:** `model(params, inputs) -> outputs`; `inputs`: whatever the model takes; `likelihood`: another family, on the outputs.
+    **Arguments:** `model(params, inputs) -> outputs`; `inputs`: whatever the model takes; `likelihood`: another
+    family, on the outputs.
     """
 
     model: Callable[..., Any]

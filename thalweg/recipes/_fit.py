@@ -24,13 +24,15 @@ def fit(
     tolerance: float = 1e-10,
     num_steps: int = 200,
 ) -> Path:
-    r"""Fit `model(params, inputs) -> outputs` by natural gradient with backtracking (Gauss–Newton for a normal likelihood).
+    r"""Fit `model(params, inputs) -> outputs` by natural gradient with backtracking (Gauss–Newton for a normal
+    likelihood).
 
-    **Arguments:** `model`, `inputs`, `outputs`; `params`: where to begin, a pytree; `likelihood`: of one output (`None`: `tw.likelihoods.Normal()`);
-    `tolerance`: stop when the natural gradient's norm $\|\xi\|_*$ (in units of standard deviations of the fit) is below it; `num_steps`: the most
-    steps taken.
+    **Arguments:** `model`, `inputs`, `outputs`; `params`: where to begin, a pytree; `likelihood`: of one output
+    (`None`: `tw.likelihoods.Normal()`); `tolerance`: stop when the natural gradient's norm $\|\xi\|_*$ (in units of
+    standard deviations of the fit) is below it; `num_steps`: the most steps taken.
 
-    **Returns:** a [`thalweg.Path`][]; `path.final.state.params` has the user's structure, and `path.result` says whether the tolerance was reached.
+    **Returns:** a [`thalweg.Path`][]; `path.final.state.params` has the user's structure, and `path.result` says
+    whether the tolerance was reached.
     """
     family = Regression(model, inputs, Normal() if likelihood is None else likelihood)
     return flow(

@@ -14,11 +14,11 @@ from thalweg.schemes import Backtracking, Explicit
 def minimise(fn: Callable[..., Any], x0: PyTree, *, tolerance: float = 1e-6, num_steps: int = 10000) -> Path:
     r"""Minimise a function of a vector by gradient descent with a step size found on the way.
 
-    **Arguments:** `fn`: a function of an array or pytree that returns a scalar; `x0`: where to begin; `tolerance`: stop when
-    $\|\nabla f\| \le$ `tolerance`; `num_steps`: the most steps taken.
+    **Arguments:** `fn`: a function of an array or pytree that returns a scalar; `x0`: where to begin; `tolerance`:
+    stop when $\|\nabla f\| \le$ `tolerance`; `num_steps`: the most steps taken.
 
-    **Returns:** a [`thalweg.Path`][]; `path.result` is `tw.RESULTS.stopped` when the tolerance was reached, and `path.final.state` is the point. On
-    a function that is not convex it is a stationary point, not always a minimum.
+    **Returns:** a [`thalweg.Path`][]; `path.result` is `tw.RESULTS.stopped` when the tolerance was reached, and
+    `path.final.state` is the point. On a function that is not convex it is a stationary point, not always a minimum.
     """
     return flow(
         fn,

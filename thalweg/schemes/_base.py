@@ -1,7 +1,7 @@
 """How a step is taken: a map over a time α, with whatever it wants to remember from step to step.
 
-`init` and `step` are pure functions: a user may own the loop. A scheme gets both the energy and the geometry, never a bare vector field, since
-the sentence needs both.
+`init` and `step` are pure functions: a user may own the loop. A scheme gets both the energy and the geometry, never
+a bare vector field, since the sentence needs both.
 """
 
 import abc
@@ -18,8 +18,9 @@ from thalweg.geometries import AbstractGeometry
 class StepInfo(eqx.Module):
     """What a step says of itself.
 
-    `step_size`: the time that it advanced (arc length for `Constrained`); `distance_squared`: how far it went; `result`: a member of `RESULTS`;
-    `stats`: named numbers, the same names at every step, whose last values `path.measurements` records.
+    `step_size`: the time that it advanced (arc length for `Constrained`); `distance_squared`: how far it went;
+    `result`: a member of `RESULTS`; `stats`: named numbers, the same names at every step, whose last values
+    `path.measurements` records.
     """
 
     step_size: Scalar
@@ -58,7 +59,9 @@ class AbstractScheme(eqx.Module):
         """The scheme with its next step cut so that it ends exactly where `remaining` time is used up."""
 
     def finish(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State, memory: Any) -> dict[str, Any]:
-        """What the scheme gathered for `path.extras` (a certificate, a transport), asked when the path is put together."""
+        """What the scheme gathered for `path.extras` (a certificate, a transport), asked when the path is put
+        together.
+        """
         del energy, geometry, state, memory
         return {}
 
@@ -68,7 +71,9 @@ class AbstractScheme(eqx.Module):
 
 
 def limited_step_size(step_size: Scalar, remaining: Scalar) -> Scalar:
-    """The step size, or what remains if that is less or nearly so: rounding in a sum of steps must not leave a sliver for a last step."""
+    """The step size, or what remains if that is less or nearly so: rounding in a sum of steps must not leave a
+    sliver for a last step.
+    """
     slack = 1 + 64 * jnp.finfo(step_size.dtype).eps ** 0.5
     return jnp.where(remaining <= step_size * slack, remaining, step_size)
 

@@ -19,13 +19,15 @@ from thalweg.schemes.proximal_solvers import NewtonBall
 
 
 class Constrained(AbstractScheme):
-    r"""$x^+ = \operatorname{argmin} F$ on $D(y, x) \le \varepsilon^2$, to leading order in $\varepsilon$: $x^+ = \mathrm{move}(\varepsilon v/\|v\|)$.
+    r"""$x^+ = \operatorname{argmin} F$ on $D(y, x) \le \varepsilon^2$, to leading order in $\varepsilon$: $x^+ =
+    \mathrm{move}(\varepsilon v/\|v\|)$.
 
-    Normalised gradient descent in the Euclidean norm, sign descent in the maximum norm. It advances arc length, not time: `path.times`
-    counts arc length. Near a minimum the linearised step oscillates with amplitude $\varepsilon/2$; where the gradient is zero it stays.
+    Normalised gradient descent in the Euclidean norm, sign descent in the maximum norm. It advances arc length, not
+    time: `path.times` counts arc length. Near a minimum the linearised step oscillates with amplitude
+    $\varepsilon/2$; where the gradient is zero it stays.
 
-    **Arguments:** `radius`: $\varepsilon > 0$, in units of the norm; `solver`: `None` for the linearised step, or [`thalweg.NewtonBall`][] for the exact
-    minimiser in the ball (Euclidean vectors).
+    **Arguments:** `radius`: $\varepsilon > 0$, in units of the norm; `solver`: `None` for the linearised step, or
+    [`thalweg.NewtonBall`][] for the exact minimiser in the ball (Euclidean vectors).
 
     **Source:** Su (2023), the section on steepest descent.
     """

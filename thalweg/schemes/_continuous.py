@@ -15,18 +15,19 @@ from thalweg.geometries import AbstractGeometry
 from thalweg.geometries.wasserstein import GridMetric
 from thalweg.schemes._base import AbstractScheme, StepInfo, check_positive, limited_step_size
 from thalweg.schemes._finite_volume import FiniteVolume
-from thalweg.schemes._ode import ODESolver, choose_solver
+from thalweg.schemes._ode import ODESolver, choose_solver, default_tolerances
 
 
 class Continuous(AbstractScheme):
     r"""$x^+ = \Phi_\alpha(x)$, the solution after time $\alpha$ of $\dot x = $ steepest descent: the gradient flow.
 
-    With `solver=None` the best integrator is chosen before the run and named in `path.stats`: for densities on a grid in the Wasserstein geometry
-    a structure-preserving finite-volume integrator ([`thalweg.FiniteVolume`][]); for everything else a solver of diffrax, explicit (Tsit5)
-    or stiff (Kvaerno5), by the largest rate of the flow at the start.
+    With `solver=None` the best integrator is chosen before the run and named in `path.stats`: for densities on a
+    grid in the Wasserstein geometry a structure-preserving finite-volume integrator ([`thalweg.FiniteVolume`][]);
+    for everything else a solver of diffrax, explicit (Tsit5) or stiff (Kvaerno5), by the largest rate of the flow at
+    the start.
 
-    **Arguments:** `step_size`: $\alpha > 0$, the time between two points of the path, not an accuracy; `solver`: `None`, `tw.FiniteVolume(...)`,
-    `tw.ODESolver(...)` or any diffrax solver.
+    **Arguments:** `step_size`: $\alpha > 0$, the time between two points of the path, not an accuracy; `solver`:
+    `None`, `tw.FiniteVolume(...)`, `tw.ODESolver(...)` or any diffrax solver.
 
     **Source:** Su (2023), the section on gradient flow.
     """
@@ -58,7 +59,8 @@ class Continuous(AbstractScheme):
         return moved, memory, StepInfo(alpha, alpha**2 * rate, result, {"substeps": count})
 
     def _resolved(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> "Continuous":
-        # Inside a trace (a user's own loop) the stiffness cannot be looked at: the explicit solver is the default there.
+        # Inside a trace (a user's own loop) the stiffness cannot be looked at: the explicit solver is the default
+        # there.
         if self.solver is not None:
             return (
                 self
@@ -67,8 +69,7 @@ class Continuous(AbstractScheme):
             )
         if isinstance(geometry.at(state), GridMetric):
             return _with_solver(self, FiniteVolume(), "finite volumes: exponentially fitted, positive, conservative")
-        single = _tree.dtype_of(state).itemsize < 8
-        default = ODESolver(diffrax.Tsit5(), rtol=1e-5, atol=1e-6) if single else ODESolver(diffrax.Tsit5())
+        default = ODESolver(diffrax.Tsit5(), *default_tolerances(state))
         return _with_solver(self, default, "Tsit5 (explicit): chosen while tracing, where stiffness cannot be measured")
 
     def check(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> None:

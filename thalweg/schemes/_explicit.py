@@ -16,9 +16,11 @@ from thalweg.schemes._base import AbstractScheme, StepInfo, check_positive, limi
 
 
 class Backtracking(eqx.Module):
-    r"""A step size found by trial: halved until the energy falls by at least $c\,\alpha\|v\|^2$, doubled after each success.
+    r"""A step size found by trial: halved until the energy falls by at least $c\,\alpha\|v\|^2$, doubled after each
+    success.
 
-    **Arguments:** `maximum`: the largest step size tried, also the first; `sufficient`: $c$, the share of the predicted decrease that is asked for
+    **Arguments:** `maximum`: the largest step size tried, also the first; `sufficient`: $c$, the share of the
+    predicted decrease that is asked for
     (Armijo); `max_cuts`: after so many halvings in one step the run stops with a named result.
 
     **Source:** Nocedal, Wright, *Numerical Optimization* (2006), algorithm 3.1.
@@ -33,10 +35,12 @@ class Backtracking(eqx.Module):
 
 
 class Explicit(AbstractScheme):
-    r"""$x^+ = \mathrm{move}(\alpha v)$ with $v$ the steepest descent direction at $x$: gradient descent, sign descent, natural gradient, mirror descent.
+    r"""$x^+ = \mathrm{move}(\alpha v)$ with $v$ the steepest descent direction at $x$: gradient descent, sign
+    descent, natural gradient, mirror descent.
 
-    On a grid with [`thalweg.Wasserstein`][] it is the article's $q^+ = q + \alpha\nabla\cdot(q\nabla\,\delta F/\delta q)$, stable only for step sizes
-    below about $h^2/(2dT)$; a step that makes the density negative stops the run with a named result.
+    On a grid with [`thalweg.Wasserstein`][] it is the article's $q^+ = q + \alpha\nabla\cdot(q\nabla\,\delta
+    F/\delta q)$, stable only for step sizes below about $h^2/(2dT)$; a step that makes the density negative stops
+    the run with a named result.
 
     **Arguments:** `step_size`: $\alpha > 0$, in units of time, or `tw.Backtracking(...)`.
 

@@ -1,21 +1,25 @@
 r"""The Wasserstein flow of a grid density over a time interval, keeping its structure.
 
-What is wanted of the integrator of $\partial_t q = \nabla\cdot(q\nabla\xi)$: no step limit, positive values, exact mass, the discrete steady state
-kept, and second order in time. Candidates that were weighed: (1) implicit Euler on the whole grid with a sparse or Krylov solve: all
-but the last, and an iterative solve is positive only to its tolerance; (2) exponential integrators: no positivity;
-(3) one axis after the other, each by exponentially fitted (Scharfetter–Gummel) fluxes and tridiagonal solves. In (3) each solve is an
-M-matrix, so it is positive whatever the step; it moves mass through faces, so mass is exact; the steady state is steady along every axis, so
-splitting does not move it; and it compiles, vectorises over the lines and is differentiable. (3) is used:
+What is wanted of the integrator of $\partial_t q = \nabla\cdot(q\nabla\xi)$: no step limit, positive values, exact
+mass, the discrete steady state kept, and second order in time. Candidates that were weighed: (1) implicit Euler on
+the whole grid with a sparse or Krylov solve: all but the last, and an iterative solve is positive only to its
+tolerance; (2) exponential integrators: no positivity;
+(3) one axis after the other, each by exponentially fitted (Scharfetter–Gummel) fluxes and tridiagonal solves. In (3)
+each solve is an M-matrix, so it is positive whatever the step; it moves mass through faces, so mass is exact; the
+steady state is steady along every axis, so splitting does not move it; and it compiles, vectorises over the lines
+and is differentiable. (3) is used:
 
-- one sweep takes implicit Euler once over τ and twice over τ/2; their difference, a flux along the line, cancels the first-order error and is
-  limited cell by cell so that nothing becomes negative (Zalesak);
+- one sweep takes implicit Euler once over τ and twice over τ/2; their difference, a flux along the line, cancels the
+  first-order error and is limited cell by cell so that nothing becomes negative (Zalesak);
 - axes alternate symmetrically (Strang), so the whole is second order;
 - for a nonlinear energy the coefficients are taken at a predicted midpoint;
-- the substep is adapted by the size of that difference, and a substep that would raise the energy is done again at half the size.
+- the substep is adapted by the size of that difference, and a substep that would raise the energy is done again at
+  half the size.
 
-Any energy is brought to the form $-T_f\nabla q - q\nabla a$ on each face: $T_f$ is the secant of $\partial_q e$ in $\log q$, and $a$ what remains of
-$\xi$, so the flux vanishes exactly where $\xi$ is constant. At a face next to an (almost) empty cell the secant would stop a front of finite
-speed; there the derivative at the mean is used (Bessemoulin-Chatard, Numer. Math. 121, 2012).
+Any energy is brought to the form $-T_f\nabla q - q\nabla a$ on each face: $T_f$ is the secant of $\partial_q e$ in
+$\log q$, and $a$ what remains of $\xi$, so the flux vanishes exactly where $\xi$ is constant. At a face next to an
+(almost) empty cell the secant would stop a front of finite speed; there the derivative at the mean is used
+(Bessemoulin-Chatard, Numer. Math. 121, 2012).
 """
 
 from typing import Any, NamedTuple
@@ -40,8 +44,8 @@ _VACUUM = 1e-3
 class FiniteVolume(eqx.Module):
     r"""Structure-preserving integrator of the Wasserstein flow on grids of any dimension.
 
-    **Arguments:** `tolerance`: the first-order time error allowed per unit of time, in $L^1$, which the second-order result then improves on;
-    `max_substeps`: of one step of the scheme.
+    **Arguments:** `tolerance`: the first-order time error allowed per unit of time, in $L^1$, which the second-order
+    result then improves on; `max_substeps`: of one step of the scheme.
 
     Order 2 in space and time for smooth positive solutions; first order at fronts.
     """

@@ -18,15 +18,16 @@ from thalweg.schemes._base import AbstractScheme, StepInfo, check_positive, limi
 class Langevin(AbstractScheme):
     r"""Unadjusted Langevin: $x^+ = x + \alpha v_{\mathrm{rest}} + \sqrt{2T\alpha}\,\eta$, $\eta \sim N(0, G^{-1})$.
 
-    $v_{\mathrm{rest}}$ is steepest descent of the energy less its entropy $T\int q\log q$, whose flow the noise plays exactly. For `tw.KL(target)`
-    it is $x^+ = x + \alpha\nabla\log p(x) + \sqrt{2\alpha}\,\eta$.
+    $v_{\mathrm{rest}}$ is steepest descent of the energy less its entropy $T\int q\log q$, whose flow the noise
+    plays exactly. For `tw.KL(target)` it is $x^+ = x + \alpha\nabla\log p(x) + \sqrt{2\alpha}\,\eta$.
 
-    The stationary distribution is biased by $O(\alpha)$: in a Gaussian direction of precision $\lambda$ the variance is $(1/\lambda)/(1 - \alpha\lambda/2)$, and
-    the steps diverge for $\alpha\lambda > 2$.
+    The stationary distribution is biased by $O(\alpha)$: in a Gaussian direction of precision $\lambda$ the variance
+    is $(1/\lambda)/(1 - \alpha\lambda/2)$, and the steps diverge for $\alpha\lambda > 2$.
 
     **Arguments:** `step_size`: $\alpha > 0$, in units of time. The flow needs a `key`.
 
-    Weak order one in time. **Source:** Su (2023), the section on Langevin dynamics; Roberts, Tweedie, Bernoulli 2 (1996).
+    Weak order one in time. **Source:** Su (2023), the section on Langevin dynamics; Roberts, Tweedie, Bernoulli 2
+    (1996).
     """
 
     step_size: ScalarLike
@@ -63,13 +64,15 @@ class Langevin(AbstractScheme):
         metric = geometry.at(state)
         if metric.noise is None:
             raise UnsupportedCombination(
-                f"`Langevin` needs a geometry with noise at {type(state).__name__}; {type(geometry).__name__} has none there.\n"
+                f"`Langevin` needs a geometry with noise at {type(state).__name__}; {type(geometry).__name__} "
+                "has none there.\n"
                 "Use `state=tw.Particles(...)` with `geometry=tw.Wasserstein()`, or `scheme=tw.Continuous(step_size)`."
             )
         if structure.temperature is None:
             raise UnsupportedCombination(
                 "`Langevin` plays the entropy of the energy by noise, but this energy has no entropy.\n"
-                "Add one, `energy + temperature * tw.Entropy()`, or use `tw.KL(target)`; without noise use `tw.Explicit`."
+                "Add one, `energy + temperature * tw.Entropy()`, or use `tw.KL(target)`; without noise use "
+                "`tw.Explicit`."
             )
         if isinstance(structure.temperature, int | float) and structure.temperature < 0:
             raise ValueError(f"`Langevin` needs a non-negative temperature; the energy has {structure.temperature}.")

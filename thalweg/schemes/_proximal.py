@@ -24,15 +24,18 @@ _LARGEST_DENSE = 200
 
 
 class Proximal(AbstractScheme):
-    r"""$x^+ = \operatorname{argmin}_y \dfrac{D(y, x)}{2\alpha} + F(y)$: implicit Euler, the KL-proximal step, the JKO step when $D = W_2^2$.
+    r"""$x^+ = \operatorname{argmin}_y \dfrac{D(y, x)}{2\alpha} + F(y)$: implicit Euler, the KL-proximal step, the
+    JKO step when $D = W_2^2$.
 
-    Every step is certified: $F(x^+) + D(x^+, x)/2\alpha \le F(x)$, else the run stops with a named result. Where F is not convex the
-    minimiser is a local one, found from $x$.
+    Every step is certified: $F(x^+) + D(x^+, x)/2\alpha \le F(x)$, else the run stops with a named result. Where F
+    is not convex the minimiser is a local one, found from $x$.
 
-    **Arguments:** `step_size`: $\alpha > 0$, in units of time, as large as wanted; `solver`: `None` (chosen before the run and named in
-    `path.stats`), `tw.Newton()`, `tw.QuasiNewton()`, or `tw.LineJKO()` for grid densities on the line.
+    **Arguments:** `step_size`: $\alpha > 0$, in units of time, as large as wanted; `solver`: `None` (chosen before
+    the run and named in `path.stats`), `tw.Newton()`, `tw.QuasiNewton()`, or `tw.LineJKO()` for grid densities on
+    the line.
 
-    First order in time. **Source:** Su (2023), the sections on the penalised view and on the JKO scheme; Jordan, Kinderlehrer, Otto (1998).
+    First order in time. **Source:** Su (2023), the sections on the penalised view and on the JKO scheme; Jordan,
+    Kinderlehrer, Otto (1998).
     """
 
     step_size: ScalarLike
@@ -55,6 +58,7 @@ class Proximal(AbstractScheme):
         if isinstance(solver, LineJKO):
             # The flow over the same time is where to begin: it is positive, and near the answer in the tails too.
             guess = FiniteVolume(tolerance=1e-1, max_substeps=64).advance(energy, state, alpha, alpha / 4)[0]
+            assert isinstance(metric, LineMetric)
             moved, residual, converged = solver.solve(energy, metric, alpha, guess)
         else:
             moved, residual, converged = _minimise(solver, energy, metric, alpha)
@@ -75,7 +79,8 @@ class Proximal(AbstractScheme):
             raise UnsupportedCombination(_why_no_solver(metric, geometry, state))
         if isinstance(solver, LineJKO) and not isinstance(metric, LineMetric):
             raise UnsupportedCombination(
-                "`LineJKO` solves the JKO step of a one-dimensional `GridDensity` with walls in the Wasserstein geometry.\n"
+                "`LineJKO` solves the JKO step of a one-dimensional `GridDensity` with walls in the "
+                "Wasserstein geometry.\n"
                 "Use `solver=None`, or `scheme=tw.Continuous(step_size)` for other grids."
             )
         if not isinstance(solver, LineJKO) and metric.chart is None:
@@ -106,7 +111,8 @@ def _default_solver(metric: AbstractMetric) -> Any:
 
 
 def _minimise(solver: Any, energy: AbstractEnergy, metric: AbstractMetric, alpha: Scalar) -> Any:
-    assert metric.chart is not None and metric.distance_squared is not None
+    assert metric.chart is not None
+    assert metric.distance_squared is not None
     at_rest, unravel = ravel_pytree(jax.tree.map(jnp.zeros_like, moving(metric.state)))
 
     def objective(coordinates: Any) -> Scalar:

@@ -1,4 +1,6 @@
-"""How a point is represented: a vector (any pytree), a density on a grid, particles, a Gaussian, a member of a family."""
+"""How a point is represented: a vector (any pytree), a density on a grid, particles, a Gaussian, a member of a
+family.
+"""
 
 from thalweg.states._base import AbstractDensity as AbstractDensity
 from thalweg.states._base import AbstractState as AbstractState

@@ -1,7 +1,8 @@
 """What a point of the space is, and the three integrals by which an energy reads a density.
 
-A state is any pytree of arrays (a vector), or one of the classes here. Two functions serve both: [`admissibility`][] says whether a state
-still lies in its space, and [`quadrature_weights`][] gives the weights that turn a gradient into a first variation.
+A state is any pytree of arrays (a vector), or one of the classes here. Two functions serve both: [`admissibility`][]
+says whether a state still lies in its space, and [`quadrature_weights`][] gives the weights that turn a gradient
+into a first variation.
 """
 
 import abc
@@ -31,7 +32,9 @@ class AbstractState(eqx.Module):
 
     @abc.abstractmethod
     def admissibility(self) -> Any:
-        """`RESULTS.successful` if the state lies in its space, else the member of `RESULTS` that says how it left it."""
+        """`RESULTS.successful` if the state lies in its space, else the member of `RESULTS` that says how it left
+        it.
+        """
 
 
 class AbstractDensity(AbstractState):
@@ -55,7 +58,9 @@ class AbstractDensity(AbstractState):
 
     @abc.abstractmethod
     def integrate(self, integrand: Callable[..., Any]) -> Scalar:
-        r"""$\int e(q(x), x)\,\mathrm dx$ for a function of a density value and a point; needs the value of the density."""
+        r"""$\int e(q(x), x)\,\mathrm dx$ for a function of a density value and a point; needs the value of the
+        density.
+        """
 
     @abc.abstractmethod
     def negative_entropy(self) -> Scalar:
@@ -70,7 +75,8 @@ class AbstractDensity(AbstractState):
 def no_density_error(state: Any, what: str) -> UnsupportedCombination:
     """The error of a representation that is asked for the value of a density that it does not know."""
     return UnsupportedCombination(
-        f"{what} needs the value of the density, which `{type(state).__name__}` without a density model does not know.\n"
+        f"{what} needs the value of the density, which `{type(state).__name__}` without a density model does "
+        "not know.\n"
         "Give it one, `Particles(positions, density=tw.KernelDensity())`, use a `GridDensity` or a `Gaussian`,\n"
         "or play the entropy by noise: `scheme=tw.Langevin(step_size)`."
     )
@@ -102,6 +108,6 @@ def quadrature_weights(state: State) -> PyTree:
 
 def is_concrete(*arrays: Array | None) -> bool:
     """Whether values can be looked at now (not while JAX is tracing)."""
-    return not any(isinstance(array, jax.core.Tracer) for array in arrays) and all(
+    return not any(_tree.is_traced(array) for array in arrays) and all(
         array is None or eqx.is_array(array) for array in arrays
     )

@@ -19,9 +19,9 @@ from thalweg.states._base import AbstractDensity, is_concrete
 class Gaussian(AbstractDensity):
     r"""The normal distribution $N(m, \Sigma)$.
 
-    Integrals use fixed quadrature nodes $m + \Sigma^{1/2} z_k$: a tensor Gauss–Hermite rule with seven nodes per axis up to three
-    dimensions (exact for polynomials of degree 13 in each variable), and the cubature rule of $2d$ nodes beyond (exact to degree 3).
-    The entropy is exact.
+    Integrals use fixed quadrature nodes $m + \Sigma^{1/2} z_k$: a tensor Gauss–Hermite rule with seven nodes per
+    axis up to three dimensions (exact for polynomials of degree 13 in each variable), and the cubature rule of $2d$
+    nodes beyond (exact to degree 3). The entropy is exact.
 
     **Arguments:** `mean`: shape `(dim,)`; `covariance`: shape `(dim, dim)`, symmetric positive definite.
 

@@ -26,8 +26,9 @@ Boundary = NoFlux | Periodic
 class Grid:
     r"""A rectangle cut into equal cells; a density has one value per cell.
 
-    **Arguments:** `lower`, `upper`: the corners, numbers in one dimension and tuples otherwise; `shape`: the number of cells along each axis;
-    `boundary`: `tw.NoFlux()` (default), `tw.Periodic()`, or a tuple with one of them for each axis.
+    **Arguments:** `lower`, `upper`: the corners, numbers in one dimension and tuples otherwise; `shape`: the number
+    of cells along each axis; `boundary`: `tw.NoFlux()` (default), `tw.Periodic()`, or a tuple with one of them for
+    each axis.
 
     `grid.centres` has shape `(*shape, dim)`; `grid.spacing` holds the cell widths $h$; `grid.cell_volume` is $\prod h$.
 
@@ -44,7 +45,7 @@ class Grid:
         lower: float | Sequence[float],
         upper: float | Sequence[float],
         shape: int | Sequence[int],
-        boundary: Boundary | Sequence[Boundary] = NoFlux(),  # noqa: B008 (frozen, no state)
+        boundary: Boundary | Sequence[Boundary] = NoFlux(),
     ):
         lower, upper = _floats(lower), _floats(upper)
         shape = (shape,) if isinstance(shape, int) else tuple(int(n) for n in shape)

@@ -19,7 +19,8 @@ _MASS_TOLERANCE = 1e-4
 class GridDensity(AbstractDensity):
     r"""A density $q$ on a [`thalweg.Grid`][], constant on each cell.
 
-    **Arguments:** `values`: the cell averages, of the grid's shape, non-negative, with $\sum_i q_i\,h^d = 1$; `grid`: the grid.
+    **Arguments:** `values`: the cell averages, of the grid's shape, non-negative, with $\sum_i q_i\,h^d = 1$;
+    `grid`: the grid.
 
     Use `GridDensity.from_function(fn, grid)` for a density given as a function (normalised over the grid) and
     `GridDensity.normalised(values, grid)` for values known up to a factor.
@@ -107,11 +108,15 @@ class GridDensity(AbstractDensity):
         return jnp.where(in_wall, jnp.inf, jnp.sum(terms) * self.grid.cell_volume)
 
     def expect_pair(self, kernel: Callable[..., Any]) -> Scalar:
-        r"""$\sum_{ij} W(x_i - x_j)\,q_i q_j\,h^{2d}$, by a fast Fourier transform on the doubled grid (periodic axes wrap)."""
+        r"""$\sum_{ij} W(x_i - x_j)\,q_i q_j\,h^{2d}$, by a fast Fourier transform on the doubled grid (periodic axes
+        wrap).
+        """
         return jnp.sum(self.values * self.convolve(kernel)) * self.grid.cell_volume
 
     def convolve(self, kernel: Callable[..., Any]) -> Array:
-        r"""$(W * q)(x_i) = \sum_j W(x_i - x_j)\,q_j\,h^d$, shape of the grid; on a periodic axis the nearest image is meant."""
+        r"""$(W * q)(x_i) = \sum_j W(x_i - x_j)\,q_j\,h^d$, shape of the grid; on a periodic axis the nearest image
+        is meant.
+        """
         displacements, sizes = [], []
         for axis, (n, h) in enumerate(zip(self.grid.shape, self.grid.spacing, strict=True)):
             # A doubled axis holds the displacements -(n-1)…(n-1) without wrapping onto each other.

@@ -14,14 +14,16 @@ from thalweg.states._base import AbstractState
 
 
 class Parametric(AbstractState):
-    r"""The member $p(\cdot\,; \theta)$ of a parametric family: the state is $\theta$, and the family knows the distance between members.
+    r"""The member $p(\cdot\,; \theta)$ of a parametric family: the state is $\theta$, and the family knows the
+    distance between members.
 
-    With `tw.FisherRao()` the steepest descent direction is the natural gradient $-G^{-1}\nabla F$, where the Fisher matrix $G$ is the
-    Hessian of the Kullback–Leibler divergence of the family.
+    With `tw.FisherRao()` the steepest descent direction is the natural gradient $-G^{-1}\nabla F$, where the Fisher
+    matrix $G$ is the Hessian of the Kullback–Leibler divergence of the family.
 
     **Arguments:** `params`: a pytree of floating arrays; `family`: a member of `tw.likelihoods`.
 
-    **Raises:** `ValueError` if a parameter is not a finite floating array, or the family does not accept the parameters.
+    **Raises:** `ValueError` if a parameter is not a finite floating array, or the family does not accept the
+    parameters.
     """
 
     params: PyTree
@@ -34,7 +36,7 @@ class Parametric(AbstractState):
                 "`params` must be a non-empty pytree of floating-point arrays; "
                 f"got leaves of type {sorted({str(getattr(leaf, 'dtype', type(leaf).__name__)) for leaf in leaves})}."
             )
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        if any(_tree.is_traced(leaf) for leaf in leaves):
             return
         if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in leaves):
             raise ValueError("`params` must be finite; got NaN or infinity.")

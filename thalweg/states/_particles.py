@@ -21,9 +21,10 @@ _TILE = 256
 class Particles(AbstractDensity):
     r"""The measure $\sum_i w_i\,\delta_{x_i}$.
 
-    **Arguments:** `positions`: shape `(num_particles, dim)`, finite; `log_weights`: shape `(num_particles,)`, normalised so that the weights
-    sum to one (`None`: equal weights); `density`: a density model such as `tw.KernelDensity()`, which lets energies read the density of the
-    particles. Without one, an entropy cannot be evaluated: it must be played by noise (`tw.Langevin`).
+    **Arguments:** `positions`: shape `(num_particles, dim)`, finite; `log_weights`: shape `(num_particles,)`,
+    normalised so that the weights sum to one (`None`: equal weights); `density`: a density model such as
+    `tw.KernelDensity()`, which lets energies read the density of the particles. Without one, an entropy cannot be
+    evaluated: it must be played by noise (`tw.Langevin`).
 
     **Raises:** `ValueError` for a wrong shape, NaN, or weights that do not sum to one.
     """

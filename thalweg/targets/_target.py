@@ -7,16 +7,18 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from thalweg import _tree
 from thalweg._types import Array
 
 
 class Target(eqx.Module):
     r"""A distribution $p$ on $\mathbb R^{\mathrm{dim}}$, known by $\log p$ up to an additive constant.
 
-    **Arguments:** `log_density`: a function of one point, an array of shape `(dim,)`, that returns $\log p(x) + c$ as a scalar;
-    `dim`: the dimension. The function is tried at once (by shapes only, nothing is computed).
+    **Arguments:** `log_density`: a function of one point, an array of shape `(dim,)`, that returns $\log p(x) + c$
+    as a scalar; `dim`: the dimension. The function is tried at once (by shapes only, nothing is computed).
 
-    **Raises:** `ValueError` if `log_density` does not accept a point of shape `(dim,)` or does not return one real number.
+    **Raises:** `ValueError` if `log_density` does not accept a point of shape `(dim,)` or does not return one real
+    number.
     """
 
     log_density: Callable[..., Any]
@@ -41,7 +43,7 @@ class Samples(eqx.Module):
     values: Array
 
     def __check_init__(self) -> None:
-        if isinstance(self.values, jax.core.Tracer):
+        if _tree.is_traced(self.values):
             return
         if self.values.ndim != 2 or not bool(jnp.all(jnp.isfinite(self.values))):
             raise ValueError(
@@ -68,5 +70,6 @@ def check_point_function(fn: Callable[..., Any], dim: int, name: str) -> None:
         got = f"an array of shape {shape}" if shape is not None else type(out).__name__
         raise ValueError(
             f"`{name}` must return one real number (an array of shape ()) for one point of shape ({dim},); got {got}.\n"
-            "It is vectorised by the library: write it for one point, and end it with `jnp.sum(...)` if it has several terms."
+            "It is vectorised by the library: write it for one point, and end it with `jnp.sum(...)` if it "
+            "has several terms."
         )

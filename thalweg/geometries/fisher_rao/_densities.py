@@ -13,9 +13,11 @@ from thalweg.states import Gaussian, GridDensity
 
 
 class GaussianFisherMetric(AbstractMetric):
-    r"""$\|v\|^2 = \dot m^\top\Sigma^{-1}\dot m + \tfrac12\operatorname{tr}(\Sigma^{-1}\dot\Sigma)^2$; steepest descent $\dot m = -\Sigma\xi_m$, $\dot\Sigma = -2\Sigma\xi_\Sigma\Sigma$.
+    r"""$\|v\|^2 = \dot m^\top\Sigma^{-1}\dot m + \tfrac12\operatorname{tr}(\Sigma^{-1}\dot\Sigma)^2$; steepest
+    descent $\dot m = -\Sigma\xi_m$, $\dot\Sigma = -2\Sigma\xi_\Sigma\Sigma$.
 
-    `move` multiplies from both sides by $I + \tfrac\alpha2\dot\Sigma\Sigma^{-1}$, so the covariance stays positive definite at every step size.
+    `move` multiplies from both sides by $I + \tfrac\alpha2\dot\Sigma\Sigma^{-1}$, so the covariance stays positive
+    definite at every step size.
     """
 
     state: Gaussian

@@ -10,13 +10,15 @@ from thalweg.geometries._base import AbstractGeometry, AbstractMetric, unsupport
 class FisherRao(AbstractGeometry):
     r"""The Fisher–Rao geometry, $D(q, q') = 2\,\mathrm{KL}(q\,\|\,q')$ to leading order.
 
-    On a parametric family the norm is $\dot\theta^\top G\,\dot\theta$ with the Fisher matrix $G$, and steepest descent is the natural gradient
-    $-G^{-1}\nabla F$. On densities it is $\int v^2/q$ with the mass conserved: $\partial_t q = -q\,(\delta F/\delta q - \int \delta F/\delta q\,\mathrm dq)$.
+    On a parametric family the norm is $\dot\theta^\top G\,\dot\theta$ with the Fisher matrix $G$, and steepest
+    descent is the natural gradient $-G^{-1}\nabla F$. On densities it is $\int v^2/q$ with the mass conserved:
+    $\partial_t q = -q\,(\delta F/\delta q - \int \delta F/\delta q\,\mathrm dq)$.
 
-    **Arguments:** `damping`: added to the Fisher matrix of a parametric family as `damping * diag(G)` (Marquardt's scaling, so that it does not
-    depend on units); zero by default.
+    **Arguments:** `damping`: added to the Fisher matrix of a parametric family as `damping * diag(G)` (Marquardt's
+    scaling, so that it does not depend on units); zero by default.
 
-    **Source:** Su (2023), the section on natural gradient; Amari, *Natural gradient works efficiently in learning* (1998).
+    **Source:** Su (2023), the section on natural gradient; Amari, *Natural gradient works efficiently in learning*
+    (1998).
     """
 
     damping: float = 0.0

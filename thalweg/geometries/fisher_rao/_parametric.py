@@ -17,9 +17,11 @@ from thalweg.states import Parametric
 
 
 class ParametricMetric(AbstractMetric):
-    r"""$\|\dot\theta\|^2 = \dot\theta^\top G\dot\theta$, $G = \nabla^2_{\theta'}\mathrm{KL}(p_\theta\|p_{\theta'})|_{\theta'=\theta}$, and $D = 2\,\mathrm{KL}$.
+    r"""$\|\dot\theta\|^2 = \dot\theta^\top G\dot\theta$, $G =
+    \nabla^2_{\theta'}\mathrm{KL}(p_\theta\|p_{\theta'})|_{\theta'=\theta}$, and $D = 2\,\mathrm{KL}$.
 
-    Following the article, $D(\theta', \theta) = 2\,\mathrm{KL}(p_{\theta'}\|p_\theta)$; the factor makes $D/\varepsilon^2 \to \|\dot\theta\|^2$.
+    Following the article, $D(\theta', \theta) = 2\,\mathrm{KL}(p_{\theta'}\|p_\theta)$; the factor makes
+    $D/\varepsilon^2 \to \|\dot\theta\|^2$.
     """
 
     state: Parametric
@@ -31,7 +33,8 @@ class ParametricMetric(AbstractMetric):
         """The Fisher matrix in flat coordinates, with the damping, shape `(n, n)`."""
         flat, unravel = ravel_pytree(self.state.params)
         family, here = self.state.family, self.state.params
-        # The gradient of the divergence vanishes at equality, so this Hessian has no second derivatives of a model in it: it is JᵀGJ.
+        # The gradient of the divergence vanishes at equality, so this Hessian has no second derivatives of a model
+        # in it: it is JᵀGJ.
         fisher = jax.hessian(lambda other: family.kl(here, unravel(other)))(flat)
         return fisher + jnp.asarray(self.damping, flat.dtype) * jnp.diag(jnp.diagonal(fisher))
 
@@ -59,7 +62,8 @@ class ParametricMetric(AbstractMetric):
 
 
 def _solve_scaled(matrix: Array, vector: Array) -> Array:
-    # Scaled to a unit diagonal first: parameters of sizes 1e-4 and 1e4 are common, and Cholesky's error is that of the scaled matrix.
+    # Scaled to a unit diagonal first: parameters of sizes 1e-4 and 1e4 are common, and Cholesky's error is that of
+    # the scaled matrix.
     scale = jnp.sqrt(jnp.maximum(jnp.diagonal(matrix), jnp.finfo(matrix.dtype).tiny))
     factor = jnp.linalg.cholesky(matrix / scale[:, None] / scale[None])
     return cho_solve((factor, True), vector / scale) / scale

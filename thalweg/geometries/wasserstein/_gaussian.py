@@ -15,9 +15,11 @@ from thalweg.transport import gaussian_distance_squared
 
 
 class GaussianMetric(AbstractMetric):
-    r"""Velocity fields $u(x) = \dot m + A(x - m)$ with symmetric $A$: $\dot\Sigma = A\Sigma + \Sigma A$, $\|v\|^2 = |\dot m|^2 + \operatorname{tr} A\Sigma A$.
+    r"""Velocity fields $u(x) = \dot m + A(x - m)$ with symmetric $A$: $\dot\Sigma = A\Sigma + \Sigma A$, $\|v\|^2 =
+    |\dot m|^2 + \operatorname{tr} A\Sigma A$.
 
-    The field is kept beside the tangent, since moving by $(I + \alpha A)\Sigma(I + \alpha A)$ stays positive definite and is a geodesic.
+    The field is kept beside the tangent, since moving by $(I + \alpha A)\Sigma(I + \alpha A)$ stays positive
+    definite and is a geodesic.
 
     **Source:** Lambert, Chewi, Bach, Bonnabel, Rigollet, *Variational inference via Wasserstein gradient flows* (2022).
     """
@@ -49,7 +51,9 @@ class GaussianMetric(AbstractMetric):
     def _affine(self, shift: Array, matrix: Array) -> Gaussian:
         stretch = jnp.eye(self.state.dim, dtype=self.state.mean.dtype) + matrix
         covariance = stretch @ self.state.covariance @ stretch.T
-        return eqx.tree_at(lambda s: (s.mean, s.covariance), self.state, (self.state.mean + shift, _symmetric(covariance)))
+        return eqx.tree_at(
+            lambda s: (s.mean, s.covariance), self.state, (self.state.mean + shift, _symmetric(covariance))
+        )
 
     def _velocity(self, shift: Array, matrix: Array) -> Velocity:
         rate = matrix @ self.state.covariance

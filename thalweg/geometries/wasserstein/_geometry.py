@@ -10,7 +10,8 @@ from thalweg.geometries._base import AbstractGeometry, AbstractMetric, unsupport
 class Wasserstein(AbstractGeometry):
     r"""The 2-Wasserstein (Otto) geometry on probability measures.
 
-    $D(q, q') = W_2^2(q, q')$, and locally $\|v\|^2 = \int q\,|u|^2$ for the velocity field $u = -\nabla\,\delta F/\delta q$ that carries the mass:
+    $D(q, q') = W_2^2(q, q')$, and locally $\|v\|^2 = \int q\,|u|^2$ for the velocity field $u = -\nabla\,\delta
+    F/\delta q$ that carries the mass:
 
     $$\partial_t q = \nabla\cdot\left(q\,\nabla\frac{\delta F}{\delta q}\right).$$
 

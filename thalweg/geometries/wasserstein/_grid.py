@@ -17,7 +17,8 @@ from thalweg.transport import line_distance_squared
 class FaceField(eqx.Module):
     """What flows through the faces: for each axis the flux and the density on the face, in the grid's shape.
 
-    Entry $i$ along the axis is the face between cells $i$ and $i+1$; the last one wraps, and is zero where the axis is not periodic.
+    Entry $i$ along the axis is the face between cells $i$ and $i+1$; the last one wraps, and is zero where the axis
+    is not periodic.
     """
 
     fluxes: tuple[Array, ...]
@@ -27,9 +28,10 @@ class FaceField(eqx.Module):
 class GridMetric(AbstractMetric):
     r"""$\|v\|^2 = \sum_{\text{faces}} h^d\,J^2/\bar q$ for the fluxes $J$ with $v = -\nabla_h\cdot J$.
 
-    Steepest descent has $J = -\bar q\,\nabla_h\xi$, so that $-\langle\xi, v\rangle = \|v\|^2$ holds exactly, by summation by parts. The density $\bar q$
-    on a face is the logarithmic mean where the energy has a logarithmic part (its flux is then exact for the entropy, and cells do
-    not empty), and the arithmetic mean elsewhere (so that fronts can enter empty cells).
+    Steepest descent has $J = -\bar q\,\nabla_h\xi$, so that $-\langle\xi, v\rangle = \|v\|^2$ holds exactly, by
+    summation by parts. The density $\bar q$ on a face is the logarithmic mean where the energy has a logarithmic
+    part (its flux is then exact for the entropy, and cells do not empty), and the arithmetic mean elsewhere (so that
+    fronts can enter empty cells).
     """
 
     state: GridDensity

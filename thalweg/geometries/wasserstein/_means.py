@@ -29,10 +29,11 @@ def arithmetic_mean(a: Array, b: Array) -> Array:
 def fitted_coefficient(drop: Array, diffusivity: Array) -> Array:
     r"""$T\,B(a/T)$ with Bernoulli's function $B(z) = z/(e^z - 1)$; for $T \to 0$ it is $\max(-a, 0)$, upwinding.
 
-    The flux between two cells with potential drop $a = V_j - V_i$ is $T B(a/T)\,q_i - T B(-a/T)\,q_j$ (over the spacing): it is zero
-    exactly when $q_j/q_i = e^{-a/T}$, and both coefficients are non-negative.
+    The flux between two cells with potential drop $a = V_j - V_i$ is $T B(a/T)\,q_i - T B(-a/T)\,q_j$ (over the
+    spacing): it is zero exactly when $q_j/q_i = e^{-a/T}$, and both coefficients are non-negative.
 
-    **Source:** Scharfetter, Gummel, *Large-signal analysis of a silicon Read diode oscillator*, IEEE Trans. Electron Devices 16 (1969).
+    **Source:** Scharfetter, Gummel, *Large-signal analysis of a silicon Read diode oscillator*, IEEE Trans. Electron
+    Devices 16 (1969).
     """
     positive = diffusivity > 0
     safe = jnp.where(positive, diffusivity, 1.0)
@@ -41,5 +42,7 @@ def fitted_coefficient(drop: Array, diffusivity: Array) -> Array:
     z2 = jnp.where(small, z, 0.0)
     series = 1 - 0.5 * z2 + z2**2 / 12 - z2**4 / 720
     large = jnp.where(small, 1.0, z)
-    bernoulli = jnp.where(small, series, large / jnp.expm1(jnp.minimum(large, 700.0 if drop.dtype.itemsize > 4 else 80.0)))
+    bernoulli = jnp.where(
+        small, series, large / jnp.expm1(jnp.minimum(large, 700.0 if drop.dtype.itemsize > 4 else 80.0))
+    )
     return jnp.where(positive, safe * bernoulli, jnp.maximum(-drop, 0.0))

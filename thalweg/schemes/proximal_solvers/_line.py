@@ -2,11 +2,13 @@ r"""The JKO step on the line: the exact Wasserstein distance, on the grid itself
 
 $$q^+ = \operatorname{argmin}_{q} \frac{W_2^2(q, q_t)}{2\alpha} + F(q).$$
 
-Candidates that were weighed. (1) Positions of quantiles as unknowns: convex and simple, but each step must be mapped back to the cells, which
-diffuses by $O(h^2)$ a step, and equal masses resolve the tails badly. (2) A linearised distance: one linear solve, but not the
-true step at large $\alpha$. (3) The masses of the cells as unknowns, with $W_2$ exact for densities constant on cells: $W_2^2$ is convex in
-$q$, its gradient is the Kantorovich potential, and in the variables "mass moved across each face" its Hessian is tridiagonal. So Newton's
-method costs $O(n)$ an iteration and the certificate $F(q^+) + W_2^2/2\alpha \le F(q_t)$ holds for the very numbers that are stored. (3) is used.
+Candidates that were weighed. (1) Positions of quantiles as unknowns: convex and simple, but each step must be mapped
+back to the cells, which diffuses by $O(h^2)$ a step, and equal masses resolve the tails badly. (2) A linearised
+distance: one linear solve, but not the true step at large $\alpha$. (3) The masses of the cells as unknowns, with
+$W_2$ exact for densities constant on cells: $W_2^2$ is convex in $q$, its gradient is the Kantorovich potential, and
+in the variables "mass moved across each face" its Hessian is tridiagonal. So Newton's method costs $O(n)$ an
+iteration and the certificate $F(q^+) + W_2^2/2\alpha \le F(q_t)$ holds for the very numbers that are stored. (3) is
+used.
 
 With $J_j$ the mass moved across face $j$, $C(x)$ the cumulative mass and $T(x) = Q_t(C(x))$ the optimal map back,
 
@@ -37,11 +39,11 @@ _NODES, _WEIGHTS = 0.5 * (_NODES + 1), 0.5 * _WEIGHTS
 class LineJKO(eqx.Module):
     r"""Newton's method for the JKO step of a one-dimensional grid density.
 
-    Energies without a logarithmic part may leave cells empty; their positivity is kept by a logarithmic barrier that is driven to
-    `barrier`, which bounds the error in the objective by `barrier` times the mass.
+    Energies without a logarithmic part may leave cells empty; their positivity is kept by a logarithmic barrier that
+    is driven to `barrier`, which bounds the error in the objective by `barrier` times the mass.
 
-    **Arguments:** `tolerance`: the optimality residual (the norm of the gradient of the objective relative to the dissipation at the
-    start); `max_steps`: of Newton's method; `barrier`: the last value of the barrier's weight.
+    **Arguments:** `tolerance`: the optimality residual (the norm of the gradient of the objective relative to the
+    dissipation at the start); `max_steps`: of Newton's method; `barrier`: the last value of the barrier's weight.
     """
 
     tolerance: float = eqx.field(static=True, default=1e-9)
@@ -51,7 +53,9 @@ class LineJKO(eqx.Module):
     def solve(
         self, energy: AbstractEnergy, metric: LineMetric, step_size: Scalar, guess: GridDensity
     ) -> tuple[GridDensity, Scalar, Flag]:
-        """The minimiser, its optimality residual, and whether it converged; `guess` is a positive density to start from."""
+        """The minimiser, its optimality residual, and whether it converged; `guess` is a positive density to start
+        from.
+        """
         positive = decompose(energy).needs_positive_density
         state = metric.state
         problem = _Problem(energy, state, step_size)
@@ -66,10 +70,12 @@ class LineJKO(eqx.Module):
         )
         reference = jax.lax.stop_gradient(problem.residual(problem.start_gradient(), state.values))
         values, residual, fine = self._newton(frozen, objective, problem, start, positive, reference)
-        # One more step with a frozen Hessian gives the derivative by the implicit function theorem and changes nothing at the minimum.
+        # One more step with a frozen Hessian gives the derivative by the implicit function theorem and changes
+        # nothing at the minimum.
         mu = jnp.asarray(0.0 if positive else self.barrier, values.dtype)
         gradient, (lower, diagonal, upper) = closed(values, mu)
-        step = _solve(*(jax.lax.stop_gradient(band) for band in (lower, diagonal, upper)), -gradient)
+        frozen_bands = jax.lax.stop_gradient((lower, diagonal, upper))
+        step = _solve(frozen_bands, -gradient)
         refined = _moved(values, step, state.grid.cell_volume)
         values = jnp.where(jnp.all(refined > 0) & jnp.all(jnp.isfinite(refined)), refined, values)
         return eqx.tree_at(lambda s: s.values, state, values), residual, fine
@@ -91,7 +97,7 @@ class LineJKO(eqx.Module):
         def body(carry: tuple[Array, Scalar, Scalar, Array]) -> tuple[Array, Scalar, Scalar, Array]:
             values, mu, _, count = carry
             gradient, bands = system(values, mu)
-            step = _solve(*bands, -gradient)
+            step = _solve(bands, -gradient)
             rate = _moved(values, step, width) - values
             ratio = jnp.min(jnp.where(rate < 0, -values / jnp.where(rate < 0, rate, -1), jnp.inf))
             longest = jnp.minimum(1.0, 0.95 * ratio)
@@ -169,7 +175,9 @@ class _Problem(eqx.Module):
         return curvature
 
     def _transport(self, values: Array) -> tuple[tuple[Array, Array], Array, Array, Array]:
-        """For each cell: ∫(x − T)Λ for its left and right hats, and ∫ΛΛ/q(T) for left-left, left-right and right-right."""
+        """For each cell: ∫(x − T)Λ for its left and right hats, and ∫ΛΛ/q(T) for left-left, left-right and
+        right-right.
+        """
         grid = self.state.grid
         width = grid.cell_volume
         dtype = values.dtype
@@ -216,13 +224,15 @@ def _back_map(level: Array, rest: Array, mass: Array, faces: Array, width: float
     return faces[cell] + width * fraction, jnp.where(inside, width / safe, 0)
 
 
-def _solve(lower: Array, diagonal: Array, upper: Array, right: Array) -> Array:
+def _solve(bands: tuple[Array, Array, Array], right: Array) -> Array:
+    """Solve a symmetric tridiagonal system given by its lower, middle and upper band."""
+    lower, diagonal, upper = bands
     # Scaled to a unit diagonal: in the tails the entries differ by hundreds of orders of magnitude.
     scale = jax.lax.rsqrt(jnp.maximum(diagonal, jnp.finfo(diagonal.dtype).tiny))
     before = jnp.concatenate([scale[:1], scale[:-1]])
     after = jnp.concatenate([scale[1:], scale[-1:]])
-    bands = (lower * scale * before, diagonal * scale**2, upper * scale * after)
-    return scale * tridiagonal_solve(*bands, (right * scale)[:, None])[:, 0]
+    scaled = (lower * scale * before, diagonal * scale**2, upper * scale * after)
+    return scale * tridiagonal_solve(*scaled, (right * scale)[:, None])[:, 0]
 
 
 def _moved(values: Array, face_masses: Array, width: float) -> Array:

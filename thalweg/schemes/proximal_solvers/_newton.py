@@ -1,10 +1,11 @@
 r"""Small dense Newton with a trust region: the workhorse of exact steps.
 
-Two uses, one loop: minimise $f(z)$ over all $z$ (proximal steps) or over $|z| \le R$ (constrained steps). Each iteration minimises the
-quadratic model, exactly, in the eigenbasis of the Hessian; the model is damped when it promised more than it kept. Candidates that were
-weighed: BFGS (no Hessian, but it stalls at $10^{-8}$ of the minimiser, since it sees $f$ only to rounding), projected gradient (linear
-convergence, slow on curved valleys), and this, which converges quadratically and to rounding, at $O(n^3)$ a step: right for
-$n \le$ a few hundred. Beyond that `QuasiNewton` takes over.
+Two uses, one loop: minimise $f(z)$ over all $z$ (proximal steps) or over $|z| \le R$ (constrained steps). Each
+iteration minimises the quadratic model, exactly, in the eigenbasis of the Hessian; the model is damped when it
+promised more than it kept. Candidates that were weighed: BFGS (no Hessian, but it stalls at $10^{-8}$ of the
+minimiser, since it sees $f$ only to rounding), projected gradient (linear convergence, slow on curved valleys), and
+this, which converges quadratically and to rounding, at $O(n^3)$ a step: right for $n \le$ a few hundred. Beyond that
+`QuasiNewton` takes over.
 """
 
 from collections.abc import Callable
@@ -18,7 +19,9 @@ from thalweg._types import Array, Flag, Scalar
 
 
 def implicitly(fn: Callable[[Array], Scalar], start: Array, solve: Callable[[Callable[[Array], Scalar]], Any]) -> Any:
-    """Run `solve` on a copy of `fn` cut off from differentiation, and return the result with that of `attach` (see there)."""
+    """Run `solve` on a copy of `fn` cut off from differentiation, and return the result with that of `attach` (see
+    there).
+    """
     closed = eqx.filter_closure_convert(fn, start)
     frozen = jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_array(leaf) else leaf, closed)
     return closed, jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_array(leaf) else leaf, solve(frozen))
@@ -42,7 +45,8 @@ def _newton(
     def residual_of(point: Array, gradient: Array) -> Scalar:
         if radius is None:
             return jnp.max(jnp.abs(gradient))
-        # The first-order condition in the ball: a projected gradient step of the size of the ball does not move the point.
+        # The first-order condition in the ball: a projected gradient step of the size of the ball does not move the
+        # point.
         step = radius / jnp.maximum(jnp.linalg.norm(gradient), jnp.finfo(start.dtype).tiny)
         return jnp.linalg.norm(_project(point - step * gradient, radius) - point) / step
 
@@ -95,10 +99,11 @@ def _project(point: Array, radius: Scalar) -> Array:
 
 
 def _ball_minimiser(values: Array, linear: Array, radius: Scalar) -> Array:
-    r"""$\operatorname{argmin} \tfrac12 y^\top\Lambda y + b^\top y$ over $|y| \le R$ for diagonal $\Lambda$, by bisection on the multiplier.
+    r"""$\operatorname{argmin} \tfrac12 y^\top\Lambda y + b^\top y$ over $|y| \le R$ for diagonal $\Lambda$, by
+    bisection on the multiplier.
 
-    Moré, Sorensen, *Computing a trust region step*, SIAM J. Sci. Stat. Comput. 4 (1983). In the hard case ($b$ has no part along the
-    most negative curvature) a nudge of relative size ε picks one of the two equal minimisers.
+    Moré, Sorensen, *Computing a trust region step*, SIAM J. Sci. Stat. Comput. 4 (1983). In the hard case ($b$ has
+    no part along the most negative curvature) a nudge of relative size ε picks one of the two equal minimisers.
     """
     eps = jnp.finfo(values.dtype).eps
     size = jnp.linalg.norm(linear)
@@ -124,7 +129,8 @@ def _ball_minimiser(values: Array, linear: Array, radius: Scalar) -> Array:
 
 
 class NewtonBall(eqx.Module):
-    r"""The exact minimiser of F in the Euclidean ball $|y - x| \le \varepsilon$, a local one where F is not convex there.
+    r"""The exact minimiser of F in the Euclidean ball $|y - x| \le \varepsilon$, a local one where F is not convex
+    there.
 
     **Arguments:** `tolerance`: the slope left, relative to the slope at the start; `max_steps`: of Newton's method.
     """
@@ -138,9 +144,11 @@ class NewtonBall(eqx.Module):
 
 
 class Newton(eqx.Module):
-    r"""The proximal step $\operatorname{argmin}_y D(y, x)/(2\alpha) + F(y)$ by a damped Newton method on dense Hessians.
+    r"""The proximal step $\operatorname{argmin}_y D(y, x)/(2\alpha) + F(y)$ by a damped Newton method on dense
+    Hessians.
 
-    Right up to a few hundred numbers; converges to rounding. The result is differentiable by the implicit function theorem.
+    Right up to a few hundred numbers; converges to rounding. The result is differentiable by the implicit function
+    theorem.
 
     **Arguments:** `tolerance`: the slope left, relative to the slope at the start; `max_steps`: of Newton's method.
     """
@@ -155,8 +163,8 @@ class Newton(eqx.Module):
             start,
             lambda frozen: _newton(frozen, jax.lax.stop_gradient(start), None, self.tolerance, self.max_steps),
         )
-        # One more Newton step with a frozen Hessian: it changes nothing at the minimiser, and its derivative is exactly that of the
-        # implicit function theorem, dz = −H⁻¹ d(∇f).
+        # One more Newton step with a frozen Hessian: it changes nothing at the minimiser, and its derivative is
+        # exactly that of the implicit function theorem, dz = −H⁻¹ d(∇f).
         hessian = jax.lax.stop_gradient(jax.hessian(closed)(point))
         refined = point - jnp.linalg.solve(hessian, jax.grad(closed)(point))
         return jnp.where(jnp.all(jnp.isfinite(refined)), refined, point), residual, fine

@@ -18,7 +18,9 @@ class AbstractDensityModel(eqx.Module):
 
     @abc.abstractmethod
     def log_density(self, points: Array, positions: Array, log_weights: Array) -> Array:
-        """The estimated log density at `points` (shape `(num_points, dim)`) of weighted particles; shape `(num_points,)`."""
+        """The estimated log density at `points` (shape `(num_points, dim)`) of weighted particles; shape
+        `(num_points,)`.
+        """
 
 
 class KernelDensity(AbstractDensityModel):
@@ -26,9 +28,10 @@ class KernelDensity(AbstractDensityModel):
 
     $$\hat q(x) = \sum_i w_i\, N\!\left(x;\; \bar x + \sqrt{1 - h^2}\,(x_i - \bar x),\; h^2 \Sigma\right).$$
 
-    The centres are drawn towards the mean so that $\hat q$ has the mean and the covariance of the sample: without it the
-    estimate is too wide by the factor $1 + h^2$, and flows that read $\hat q$ end with too small a variance. For a Gaussian sample the
-    estimate is then consistent at every $h$; for separated modes it draws them towards each other by $h^2/2$ of their distance to the mean
+    The centres are drawn towards the mean so that $\hat q$ has the mean and the covariance of the sample: without it
+    the estimate is too wide by the factor $1 + h^2$, and flows that read $\hat q$ end with too small a variance. For
+    a Gaussian sample the estimate is then consistent at every $h$; for separated modes it draws them towards each
+    other by $h^2/2$ of their distance to the mean
     (`shrink=False` gives the plain estimate).
 
     **Arguments:** `bandwidth`: $h$ relative to the sample's standard deviation, in $(0, 1)$; `None` means Silverman's
@@ -36,7 +39,8 @@ class KernelDensity(AbstractDensityModel):
 
     The error is $O(h^2)$ and $O(N^{-1/2} h^{-d/2})$: useful up to about five dimensions.
 
-    **Source:** Silverman, *Density Estimation* (1986), §4.3; West, *Approximating posterior distributions by mixtures*, JRSS-B 55 (1993).
+    **Source:** Silverman, *Density Estimation* (1986), §4.3; West, *Approximating posterior distributions by
+    mixtures*, JRSS-B 55 (1993).
     """
 
     bandwidth: float | None = eqx.field(static=True, default=None)
