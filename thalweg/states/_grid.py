@@ -86,7 +86,8 @@ class Grid:
 
     def axis_centres(self, axis: int) -> Array:
         """The cell centres along one axis, shape `(shape[axis],)`."""
-        return self.lower[axis] + (jnp.arange(self.shape[axis]) + 0.5) * self.spacing[axis]
+        numbers = jnp.arange(self.shape[axis], dtype=jnp.zeros(()).dtype)
+        return self.lower[axis] + (numbers + 0.5) * self.spacing[axis]
 
     @property
     def centres(self) -> Array:
