@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 
@@ -24,7 +25,7 @@ def begin(
     init_key = None if key is None else jax.random.fold_in(key, 2**31 - 1)
     memory = jax.tree.map(_strong, scheme.init(energy, geometry, state, init_key))
     zero = jnp.zeros((), dtype)
-    _, _, info = jax.eval_shape(lambda s, m, k: scheme.step(energy, geometry, s, m, k), state, memory, init_key)
+    _, _, info = eqx.filter_eval_shape(lambda s, m, k: scheme.step(energy, geometry, s, m, k), state, memory, init_key)
     stats = {name: jnp.zeros(value.shape, value.dtype) for name, value in info.stats.items()}
     return FlowState(state, memory, zero, zero, jnp.asarray(0, jnp.int32), zero, stats)
 

@@ -3,7 +3,6 @@
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
@@ -69,7 +68,9 @@ class Constrained(AbstractScheme):
 
     def check(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> None:
         metric = geometry.at(state)
-        jax.eval_shape(lambda s: metric.steepest_descent(energy_and_first_variation(energy, s)[1]).tangent, state)
+        eqx.filter_eval_shape(
+            lambda s: metric.steepest_descent(energy_and_first_variation(energy, s)[1]).tangent, state
+        )
         if self.solver is not None and not isinstance(geometry, Euclidean):
             raise UnsupportedCombination(
                 f"`NewtonBall` finds the minimiser in a Euclidean ball; got {type(geometry).__name__}.\n"

@@ -4,7 +4,6 @@ from typing import Any
 
 import diffrax
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 
 from thalweg import _tree
@@ -74,7 +73,7 @@ class Continuous(AbstractScheme):
 
     def check(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> None:
         metric = geometry.at(state)
-        jax.eval_shape(lambda s: metric.steepest_descent(first_variation(energy, s)).tangent, state)
+        eqx.filter_eval_shape(lambda s: metric.steepest_descent(first_variation(energy, s)).tangent, state)
         if isinstance(self.solver, FiniteVolume) and not isinstance(metric, GridMetric):
             raise ValueError(
                 "`FiniteVolume` integrates grid densities in the Wasserstein geometry; use `solver=None` here."

@@ -90,7 +90,9 @@ class Explicit(AbstractScheme):
 
     def check(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> None:
         metric = geometry.at(state)
-        jax.eval_shape(lambda s: metric.steepest_descent(energy_and_first_variation(energy, s)[1]).tangent, state)
+        eqx.filter_eval_shape(
+            lambda s: metric.steepest_descent(energy_and_first_variation(energy, s)[1]).tangent, state
+        )
 
     def resolve(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> "Explicit":
         return self

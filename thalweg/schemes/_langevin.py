@@ -77,7 +77,7 @@ class Langevin(AbstractScheme):
         if isinstance(structure.temperature, int | float) and structure.temperature < 0:
             raise ValueError(f"`Langevin` needs a non-negative temperature; the energy has {structure.temperature}.")
         rest = structure.without_entropy()
-        jax.eval_shape(lambda s: metric.steepest_descent(energy_and_first_variation(rest, s)[1]).tangent, state)
+        eqx.filter_eval_shape(lambda s: metric.steepest_descent(energy_and_first_variation(rest, s)[1]).tangent, state)
 
     def resolve(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> "Langevin":
         return self
