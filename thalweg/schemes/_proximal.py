@@ -15,7 +15,7 @@ from thalweg.energies import AbstractEnergy
 from thalweg.geometries import AbstractGeometry, AbstractMetric
 from thalweg.geometries.wasserstein import GridMetric, LineMetric
 from thalweg.schemes._base import AbstractScheme, StepInfo, check_positive, limited_step_size
-from thalweg.schemes._finite_volume import FiniteVolume
+from thalweg.schemes._finite_volume import implicit_guess
 from thalweg.schemes.proximal_solvers import LineJKO, Newton, QuasiNewton
 from thalweg.states import moving
 
@@ -56,8 +56,8 @@ class Proximal(AbstractScheme):
         alpha = jnp.asarray(self.step_size, _tree.dtype_of(state))
         solver = self.solver if self.solver is not None else _default_solver(metric)
         if isinstance(solver, LineJKO):
-            # The flow over the same time is where to begin: it is positive, and near the answer in the tails too.
-            guess = FiniteVolume(tolerance=1e-1, max_substeps=64).advance(energy, state, alpha, alpha / 4)[0]
+            # An implicit step of the flow is where to begin: it is positive, and near the answer in the tails too.
+            guess = implicit_guess(energy, state, alpha)
             assert isinstance(metric, LineMetric)
             moved, residual, converged = solver.solve(energy, metric, alpha, guess)
         else:

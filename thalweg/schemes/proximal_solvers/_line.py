@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.lax.linalg import tridiagonal_solve
 
-from thalweg._first_variation import first_variation
+from thalweg._first_variation import energy_and_first_variation, first_variation
 from thalweg._types import Array, Flag, Scalar
 from thalweg.energies import AbstractEnergy, decompose
 from thalweg.geometries.wasserstein import LineMetric
@@ -53,79 +53,113 @@ class LineJKO(eqx.Module):
     def solve(
         self, energy: AbstractEnergy, metric: LineMetric, step_size: Scalar, guess: GridDensity
     ) -> tuple[GridDensity, Scalar, Flag]:
-        """The minimiser, its optimality residual, and whether it converged; `guess` is a positive density to start
-        from.
-        """
+        """The minimiser, its optimality residual, and whether it converged; `guess` is positive, where to begin."""
         positive = decompose(energy).needs_positive_density
         state = metric.state
         problem = _Problem(energy, state, step_size)
-        closed = eqx.filter_closure_convert(
-            lambda values, mu: problem.gradient_and_hessian(values, mu), state.values, step_size
-        )
-        frozen = _stopped(closed)
-        objective = _stopped(eqx.filter_closure_convert(lambda values: problem.objective(values), state.values))
+        closed = eqx.filter_closure_convert(problem.expand, state.values)
         floor = 1e-14 if positive else 1e-6
-        start = jax.lax.stop_gradient(
-            (1 - floor) * guess.values + floor / (state.grid.num_cells * state.grid.cell_volume)
-        )
-        reference = jax.lax.stop_gradient(problem.residual(problem.start_gradient(), state.values))
-        values, residual, fine = self._newton(frozen, objective, problem, start, positive, reference)
+        start = (1 - floor) * guess.values + floor / (state.grid.num_cells * state.grid.cell_volume)
+        last_mu = 0.0 if positive else self.barrier
+        closed_now, start, slope = _stopped((closed, start, problem.start_slope()))
+        first_mu = 0.0 if positive else 1e-3
+        values, residual, fine = self._newton(closed_now, start, slope, first_mu, last_mu, state.grid.cell_volume)
         # One more step with a frozen Hessian gives the derivative by the implicit function theorem and changes
         # nothing at the minimum.
-        mu = jnp.asarray(0.0 if positive else self.barrier, values.dtype)
-        gradient, (lower, diagonal, upper) = closed(values, mu)
-        frozen_bands = jax.lax.stop_gradient((lower, diagonal, upper))
-        step = _solve(frozen_bands, -gradient)
+        expansion = closed(values).with_barrier(values, last_mu, state.grid.cell_volume)
+        step = _solve(jax.lax.stop_gradient(expansion.bands), -expansion.gradient)
         refined = _moved(values, step, state.grid.cell_volume)
         values = jnp.where(jnp.all(refined > 0) & jnp.all(jnp.isfinite(refined)), refined, values)
         return eqx.tree_at(lambda s: s.values, state, values), residual, fine
 
     def _newton(
-        self, system: Any, objective: Any, problem: "_Problem", start: Array, positive: bool, reference: Scalar
+        self, expand: Any, start: Array, start_slope: Array, first_mu: float, last_mu: float, width: float
     ) -> tuple[Array, Scalar, Flag]:
-        width = problem.state.grid.cell_volume
+        reference = _residual(start_slope, start, width)
         goal = self.tolerance * (reference + jnp.sqrt(jnp.finfo(start.dtype).eps))
-        last_mu = 0.0 if positive else self.barrier
-        first_mu = 0.0 if positive else 1e-3
 
-        def merit(values: Array, mu: Scalar) -> Scalar:
-            barrier = (
-                0.0 if positive else mu * jnp.sum(jnp.log(jnp.maximum(values, jnp.finfo(values.dtype).tiny))) * width
+        def body(carry: _Carry) -> _Carry:
+            # The Hessian is evaluated at every trial point, so that there is one copy of it to compile; it costs O(n).
+            trial = carry.values + carry.length * carry.rate
+            expansion = expand(trial).with_barrier(trial, carry.mu, width)
+            slack = 64 * jnp.finfo(start.dtype).eps * (jnp.abs(carry.value) + 1)
+            enough = carry.value + 1e-4 * carry.length * carry.slope + slack
+            accepted = (expansion.value <= enough) | (carry.cuts >= 30)
+            # The barrier goes down after each step that was hardly shortened: its problem is then solved well enough.
+            mu = jnp.where(carry.length > 0.9, jnp.maximum(0.2 * carry.mu, last_mu), carry.mu)
+            lowered = expansion.with_barrier(trial, mu - carry.mu, width)
+            step = _solve(lowered.bands, -lowered.gradient)
+            rate = _moved(trial, step, width) - trial
+            room = jnp.min(jnp.where(rate < 0, -trial / jnp.where(rate < 0, rate, -1), jnp.inf))
+            ahead = _Carry(
+                trial,
+                mu,
+                lowered.value,
+                rate,
+                jnp.sum(lowered.gradient * step),
+                jnp.minimum(1.0, 0.95 * room),
+                jnp.zeros_like(carry.cuts),
+                _residual(lowered.gradient, trial, width),
+                carry.count + 1,
             )
-            return objective(values) - barrier
+            shorter = eqx.tree_at(
+                lambda c: (c.length, c.cuts, c.count), carry, (0.5 * carry.length, carry.cuts + 1, carry.count + 1)
+            )
+            return jax.tree.map(lambda a, b: jnp.where(accepted, a, b), ahead, shorter)
 
-        def body(carry: tuple[Array, Scalar, Scalar, Array]) -> tuple[Array, Scalar, Scalar, Array]:
-            values, mu, _, count = carry
-            gradient, bands = system(values, mu)
-            step = _solve(bands, -gradient)
-            rate = _moved(values, step, width) - values
-            ratio = jnp.min(jnp.where(rate < 0, -values / jnp.where(rate < 0, rate, -1), jnp.inf))
-            longest = jnp.minimum(1.0, 0.95 * ratio)
-            value, slope = merit(values, mu), jnp.sum(gradient * step)
-            slack = 64 * jnp.finfo(values.dtype).eps * (jnp.abs(value) + 1)
+        def unfinished(carry: _Carry) -> Flag:
+            return ((carry.residual > goal) | (carry.mu > last_mu)) & (carry.count < self.max_steps)
 
-            def too_long(search: tuple[Scalar, Array]) -> Flag:
-                length, cuts = search
-                new = merit(values + length * rate, mu)
-                return ~(new <= value + 1e-4 * length * slope + slack) & (cuts < 30)
-
-            length, _ = jax.lax.while_loop(too_long, lambda s: (0.5 * s[0], s[1] + 1), (longest, jnp.asarray(0)))
-            values = jnp.maximum(values + length * rate, jnp.finfo(values.dtype).tiny)
-            residual = problem.residual(system(values, mu)[0], values)
-            # The barrier goes down once its own problem is solved well enough.
-            centred = (residual <= jnp.maximum(goal, 10 * mu)) | (length > 0.9)
-            mu = jnp.where(centred, jnp.maximum(0.2 * mu, last_mu), mu)
-            return values, mu, residual, count + 1
-
-        def unfinished(carry: tuple[Array, Scalar, Scalar, Array]) -> Flag:
-            _, mu, residual, count = carry
-            return ((residual > goal) | (mu > last_mu)) & (count < self.max_steps)
-
-        carry = (start, jnp.asarray(first_mu, start.dtype), jnp.asarray(jnp.inf, start.dtype), jnp.asarray(0))
-        values, mu, residual, _ = jax.lax.while_loop(unfinished, body, carry)
+        number = lambda value: jnp.asarray(value, start.dtype)  # noqa: E731
+        zero = jnp.asarray(0)
+        # An infinite value makes the first trial, at the start itself, accepted.
+        begin = _Carry(
+            start, number(first_mu), number(jnp.inf), 0 * start, number(0), number(0), zero, number(jnp.inf), zero
+        )
+        last = jax.lax.while_loop(unfinished, body, begin)
         # Below the goal is convergence; within a thousand times it, rounding in the tails has stopped the descent.
-        fine = (residual <= 1e3 * goal) & (mu <= last_mu)
-        return jax.lax.stop_gradient((values, residual / reference, fine))
+        fine = (last.residual <= 1e3 * goal) & (last.mu <= last_mu)
+        return jax.lax.stop_gradient((last.values, last.residual / reference, fine))
+
+
+class _Carry(eqx.Module):
+    values: Array
+    mu: Scalar
+    value: Scalar
+    rate: Array
+    slope: Scalar
+    length: Scalar
+    cuts: Array
+    residual: Scalar
+    count: Array
+
+
+class _Expansion(eqx.Module):
+    """The objective to second order in the mass moved across each interior face."""
+
+    value: Scalar
+    gradient: Array
+    bands: tuple[Array, Array, Array]
+
+    def with_barrier(self, values: Array, mu: Any, width: float) -> "_Expansion":
+        """The same with $-\\mu\\sum\\log q_i\\,h$ added."""
+        lower, diagonal, upper = self.bands
+        slope, curvature = -mu / values, mu / (values**2 * width)
+        off = -curvature[1:-1]
+        zero = jnp.zeros((1,), values.dtype)
+        bands = (
+            lower + jnp.concatenate([zero, off]),
+            diagonal + curvature[1:] + curvature[:-1],
+            upper + jnp.concatenate([off, zero]),
+        )
+        value = self.value - mu * jnp.sum(jnp.log(jnp.maximum(values, jnp.finfo(values.dtype).tiny))) * width
+        return _Expansion(value, self.gradient + jnp.diff(slope), bands)
+
+
+def _residual(gradient: Array, values: Array, width: float) -> Scalar:
+    r"""$(\int q\,|\nabla(\delta F/\delta q + \varphi/\alpha)|^2)^{1/2}$: the velocity that is still missing."""
+    density = jnp.minimum(values[1:], values[:-1])
+    return jnp.sqrt(jnp.sum(density * (gradient / width) ** 2) * width)
 
 
 class _Problem(eqx.Module):
@@ -133,35 +167,25 @@ class _Problem(eqx.Module):
     state: GridDensity
     step_size: Scalar
 
-    def _with(self, values: Array) -> GridDensity:
-        return eqx.tree_at(lambda s: s.values, self.state, values)
+    def start_slope(self) -> Array:
+        """The gradient of the objective at the old state, where the distance has none."""
+        return jnp.diff(first_variation(self.energy, self.state).regular.values)
 
-    def objective(self, values: Array) -> Scalar:
-        moved = self._with(values)
-        return self.energy(moved) + LineMetric(self.state).distance_squared(moved) / (2 * self.step_size)
-
-    def start_gradient(self) -> Array:
-        xi = first_variation(self.energy, self.state).regular.values
-        return jnp.diff(xi)
-
-    def residual(self, gradient: Array, values: Array) -> Scalar:
-        r"""$(\int q\,|\nabla(\delta F/\delta q + \varphi/\alpha)|^2)^{1/2}$: the velocity that is still missing."""
+    def expand(self, values: Array) -> _Expansion:
+        """The objective, its gradient and the three bands of its Hessian."""
         width = self.state.grid.cell_volume
-        density = jnp.minimum(values[1:], values[:-1])
-        return jnp.sqrt(jnp.sum(density * (gradient / width) ** 2) * width)
-
-    def gradient_and_hessian(self, values: Array, mu: Scalar) -> tuple[Array, tuple[Array, Array, Array]]:
-        """The gradient in the mass moved across each interior face, and the three bands of the Hessian."""
-        width = self.state.grid.cell_volume
-        xi = first_variation(self.energy, self._with(values)).regular.values - mu / values
-        curvature = self._local_curvature(values) / width + mu / (values**2 * width)
-        tent_gap, tent_left, tent_cross, tent_right = self._transport(values)
+        moved = eqx.tree_at(lambda s: s.values, self.state, values)
+        value, cotangent = energy_and_first_variation(self.energy, moved)
+        curvature = self._local_curvature(values) / width
+        half_distance, (gap_left, gap_right), tents = self._transport(values)
+        left, cross, right = (tent / self.step_size for tent in tents)
         # Face j lies between cells j and j+1: it is the right end of cell j and the left end of cell j+1.
-        gradient = jnp.diff(xi) + (tent_gap[1][:-1] + tent_gap[0][1:]) / self.step_size
-        diagonal = curvature[1:] + curvature[:-1] + (tent_right[:-1] + tent_left[1:]) / self.step_size
-        off = -curvature[1:-1] + tent_cross[1:-1] / self.step_size
+        gradient = jnp.diff(cotangent.regular.values) + (gap_right[:-1] + gap_left[1:]) / self.step_size
+        diagonal = curvature[1:] + curvature[:-1] + right[:-1] + left[1:]
+        off = -curvature[1:-1] + cross[1:-1]
         zero = jnp.zeros((1,), values.dtype)
-        return gradient, (jnp.concatenate([zero, off]), diagonal, jnp.concatenate([off, zero]))
+        bands = (jnp.concatenate([zero, off]), diagonal, jnp.concatenate([off, zero]))
+        return _Expansion(value + half_distance / self.step_size, gradient, bands)
 
     def _local_curvature(self, values: Array) -> Array:
         structure = decompose(self.energy)
@@ -174,10 +198,8 @@ class _Problem(eqx.Module):
             curvature = curvature + jnp.asarray(structure.temperature, values.dtype) / values
         return curvature
 
-    def _transport(self, values: Array) -> tuple[tuple[Array, Array], Array, Array, Array]:
-        """For each cell: ∫(x − T)Λ for its left and right hats, and ∫ΛΛ/q(T) for left-left, left-right and
-        right-right.
-        """
+    def _transport(self, values: Array) -> tuple[Scalar, tuple[Array, Array], tuple[Array, Array, Array]]:
+        """½W₂² less a constant; and for each cell ∫(x − T)Λ for its two hats, and ∫ΛΛ/q(T) for the pairs of hats."""
         grid = self.state.grid
         width = grid.cell_volume
         dtype = values.dtype
@@ -187,18 +209,20 @@ class _Problem(eqx.Module):
         mass = values * width
         level = below[:-1, None] + nodes[None] * mass[:, None]
         rest = above[1:, None] + (1 - nodes[None]) * mass[:, None]
-        back, inverse_density = _back_map(level, rest, self.state.values * width, faces, width)
+        back, inverse_density, antiderivative = _back_map(level, rest, self.state.values * width, faces, width)
         x = faces[:-1, None] + nodes[None] * width
         right_hat = jnp.broadcast_to(nodes[None], x.shape)
         left_hat = 1 - right_hat
         sums = lambda f: jnp.sum(weights[None] * f, axis=1)  # noqa: E731
         gap = x - back
-        return (
-            (sums(gap * left_hat), sums(gap * right_hat)),
+        tents = (
             sums(inverse_density * left_hat**2),
             sums(inverse_density * left_hat * right_hat),
             sums(inverse_density * right_hat**2),
         )
+        # With A' = Q, ½W₂² = const + ∫(A(C(x)) − x C(x))dx: at the same nodes, so that the gradient is exactly its own.
+        half_distance = jnp.sum(sums(antiderivative - x * level))
+        return half_distance, (sums(gap * left_hat), sums(gap * right_hat)), tents
 
 
 def _both_sides(mass: Array) -> tuple[Array, Array]:
@@ -209,8 +233,8 @@ def _both_sides(mass: Array) -> tuple[Array, Array]:
     return below, above
 
 
-def _back_map(level: Array, rest: Array, mass: Array, faces: Array, width: float) -> tuple[Array, Array]:
-    """The quantile of the old density at each level, and one over its density there, from the nearer end."""
+def _back_map(level: Array, rest: Array, mass: Array, faces: Array, width: float) -> tuple[Array, Array, Array]:
+    """The old quantile Q at each level, one over the density there, and ∫₀Q; looked up from the nearer end."""
     below, above = _both_sides(mass)
     n = mass.shape[0]
     left_cell = jnp.clip(jnp.searchsorted(below, level, side="right") - 1, 0, n - 1)
@@ -221,7 +245,10 @@ def _back_map(level: Array, rest: Array, mass: Array, faces: Array, width: float
     safe = jnp.where(inside, mass[cell], 1)
     fraction = jnp.where(from_left, (level - below[cell]) / safe, 1 - (rest - above[cell + 1]) / safe)
     fraction = jnp.where(inside, jnp.clip(fraction, 0, 1), 0.5)
-    return faces[cell] + width * fraction, jnp.where(inside, width / safe, 0)
+    zero = jnp.zeros((1,), mass.dtype)
+    before = jnp.concatenate([zero, jnp.cumsum(mass * (faces[:-1] + 0.5 * width))])
+    antiderivative = before[cell] + mass[cell] * fraction * (faces[cell] + 0.5 * width * fraction)
+    return faces[cell] + width * fraction, jnp.where(inside, width / safe, 0), antiderivative
 
 
 def _solve(bands: tuple[Array, Array, Array], right: Array) -> Array:
