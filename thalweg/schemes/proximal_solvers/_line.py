@@ -30,6 +30,7 @@ from thalweg._first_variation import energy_and_first_variation, first_variation
 from thalweg._types import Array, Flag, Scalar
 from thalweg.energies import AbstractEnergy, decompose
 from thalweg.geometries.wasserstein import LineMetric
+from thalweg.geometries.wasserstein._grid import line_faces
 from thalweg.states import GridDensity
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(5)
@@ -56,7 +57,7 @@ class LineJKO(eqx.Module):
         """The minimiser, its optimality residual, and whether it converged; `guess` is positive, where to begin."""
         positive = decompose(energy).needs_positive_density
         state = metric.state
-        problem = _Problem(energy, state, step_size)
+        problem = _Problem(energy, state, step_size, _Quantiles.of(state))
         closed = eqx.filter_closure_convert(problem.expand, state.values)
         floor = 1e-14 if positive else 1e-6
         start = (1 - floor) * guess.values + floor / (state.grid.num_cells * state.grid.cell_volume)
@@ -166,6 +167,7 @@ class _Problem(eqx.Module):
     energy: AbstractEnergy
     state: GridDensity
     step_size: Scalar
+    old: "_Quantiles"
 
     def start_slope(self) -> Array:
         """The gradient of the objective at the old state, where the distance has none."""
@@ -204,13 +206,12 @@ class _Problem(eqx.Module):
         width = grid.cell_volume
         dtype = values.dtype
         nodes, weights = jnp.asarray(_NODES, dtype), jnp.asarray(_WEIGHTS * width, dtype)
-        faces = jnp.linspace(grid.lower[0], grid.upper[0], grid.shape[0] + 1, dtype=dtype)
         below, above = _both_sides(values * width)
         mass = values * width
         level = below[:-1, None] + nodes[None] * mass[:, None]
         rest = above[1:, None] + (1 - nodes[None]) * mass[:, None]
-        back, inverse_density, antiderivative = _back_map(level, rest, self.state.values * width, faces, width)
-        x = faces[:-1, None] + nodes[None] * width
+        back, inverse_density, antiderivative = self.old.back_map(level, rest)
+        x = self.old.faces[:-1, None] + nodes[None] * width
         right_hat = jnp.broadcast_to(nodes[None], x.shape)
         left_hat = 1 - right_hat
         sums = lambda f: jnp.sum(weights[None] * f, axis=1)  # noqa: E731
@@ -233,22 +234,39 @@ def _both_sides(mass: Array) -> tuple[Array, Array]:
     return below, above
 
 
-def _back_map(level: Array, rest: Array, mass: Array, faces: Array, width: float) -> tuple[Array, Array, Array]:
-    """The old quantile Q at each level, one over the density there, and ∫₀Q; looked up from the nearer end."""
-    below, above = _both_sides(mass)
-    n = mass.shape[0]
-    left_cell = jnp.clip(jnp.searchsorted(below, level, side="right") - 1, 0, n - 1)
-    right_cell = jnp.clip(n - jnp.searchsorted(above[::-1], rest, side="right"), 0, n - 1)
-    from_left = level < 0.5
-    cell = jnp.where(from_left, left_cell, right_cell)
-    inside = mass[cell] > 0
-    safe = jnp.where(inside, mass[cell], 1)
-    fraction = jnp.where(from_left, (level - below[cell]) / safe, 1 - (rest - above[cell + 1]) / safe)
-    fraction = jnp.where(inside, jnp.clip(fraction, 0, 1), 0.5)
-    zero = jnp.zeros((1,), mass.dtype)
-    before = jnp.concatenate([zero, jnp.cumsum(mass * (faces[:-1] + 0.5 * width))])
-    antiderivative = before[cell] + mass[cell] * fraction * (faces[cell] + 0.5 * width * fraction)
-    return faces[cell] + width * fraction, jnp.where(inside, width / safe, 0), antiderivative
+class _Quantiles(eqx.Module):
+    """The quantile function of the old density, tabulated once for all iterations."""
+
+    mass: Array
+    faces: Array
+    below: Array
+    above: Array
+    integral: Array
+    width: float = eqx.field(static=True)
+
+    @classmethod
+    def of(cls, state: GridDensity) -> "_Quantiles":
+        """The tables of a density on the line; `integral` is that of the quantile up to each face."""
+        width, mass = state.grid.cell_volume, state.values * state.grid.cell_volume
+        faces = line_faces(state.grid, mass.dtype)
+        before = jnp.cumsum(mass * (faces[:-1] + 0.5 * width)) - mass * (faces[:-1] + 0.5 * width)
+        return cls(mass, faces, *_both_sides(mass), before, width)
+
+    def back_map(self, level: Array, rest: Array) -> tuple[Array, Array, Array]:
+        """The quantile Q at each level, one over the density there, and ∫₀Q; looked up from the nearer end."""
+        n, mass = self.mass.shape[0], self.mass
+        left_cell = jnp.clip(jnp.searchsorted(self.below, level, side="right") - 1, 0, n - 1)
+        right_cell = jnp.clip(n - jnp.searchsorted(self.above[::-1], rest, side="right"), 0, n - 1)
+        from_left = level < 0.5
+        cell = jnp.where(from_left, left_cell, right_cell)
+        inside = mass[cell] > 0
+        safe = jnp.where(inside, mass[cell], 1)
+        from_right = 1 - (rest - self.above[cell + 1]) / safe
+        fraction = jnp.where(from_left, (level - self.below[cell]) / safe, from_right)
+        fraction = jnp.where(inside, jnp.clip(fraction, 0, 1), 0.5)
+        position = self.faces[cell] + self.width * fraction
+        antiderivative = self.integral[cell] + mass[cell] * fraction * 0.5 * (self.faces[cell] + position)
+        return position, jnp.where(inside, self.width / safe, 0), antiderivative
 
 
 def _solve(bands: tuple[Array, Array, Array], right: Array) -> Array:
