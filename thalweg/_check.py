@@ -5,6 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from thalweg import _tree
 from thalweg._errors import UnsupportedCombination
@@ -58,7 +59,7 @@ def check_state(state: State) -> None:
                 )
     for leaf in leaves:
         if eqx.is_inexact_array(leaf) and not _tree.is_traced(leaf):
-            if not bool(jnp.all(jnp.isfinite(leaf))):
+            if not np.all(np.isfinite(np.asarray(leaf))):
                 raise ValueError("`initial_state` must be finite; it holds NaN or infinity.")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from thalweg._types import Array
 
@@ -93,13 +94,15 @@ def check_generator(generator: Callable[..., Any]) -> None:
     """
     if generator in KNOWN.values() or isinstance(generator, Alpha):
         return
-    at_one = float(generator(jnp.asarray(1.0)))
+    # Evaluated now even while an outer function is being traced.
+    with jax.ensure_compile_time_eval():
+        at_one = float(generator(jnp.asarray(1.0)))
+        ratios = jnp.exp(jnp.linspace(-4.0, 4.0, 33))
+        curvature = np.asarray(jax.vmap(relative_mobility(generator))(ratios))
     if not abs(at_one) < 1e-6:
         raise ValueError(f"`generator` of an f-divergence must have f(1) = 0; got f(1) = {at_one:.4g}.")
-    ratios = jnp.exp(jnp.linspace(-4.0, 4.0, 33))
-    curvature = jax.vmap(relative_mobility(generator))(ratios)
-    if not bool(jnp.all(curvature >= -1e-6 * jnp.max(jnp.abs(curvature)))):
-        worst = float(ratios[jnp.argmin(curvature)])
+    if not np.all(curvature >= -1e-6 * np.max(np.abs(curvature))):
+        worst = float(np.asarray(ratios)[np.argmin(curvature)])
         raise ValueError(
             f"`generator` of an f-divergence must be convex; its second derivative is negative at r = {worst:.3g}."
         )

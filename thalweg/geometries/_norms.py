@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.scipy.linalg import cho_solve
 
@@ -129,8 +130,9 @@ class Mahalanobis(AbstractNorm):
             return
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
             raise ValueError(f"`matrix` of `Mahalanobis` must be square; got shape {matrix.shape}.")
-        symmetric = bool(jnp.max(jnp.abs(matrix - matrix.T)) <= 1e-6 * jnp.max(jnp.abs(matrix)))
-        if not symmetric or not bool(jnp.all(jnp.isfinite(jnp.linalg.cholesky(matrix)))):
+        known = np.asarray(matrix)
+        symmetric = np.max(np.abs(known - known.T)) <= 1e-6 * np.max(np.abs(known))
+        if not symmetric or not np.all(np.linalg.eigvalsh(known) > 0):
             raise ValueError("`matrix` of `Mahalanobis` must be symmetric positive definite.")
 
     def norm(self, tangent: Any) -> Scalar:

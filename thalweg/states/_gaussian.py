@@ -39,8 +39,10 @@ class Gaussian(AbstractDensity):
                 "`Gaussian(mean, covariance)` needs shapes (dim,) and (dim, dim); "
                 f"got {self.mean.shape} and {self.covariance.shape}."
             )
-        if not bool(jnp.all(jnp.isfinite(jnp.linalg.cholesky(self.covariance)))):
-            raise ValueError("`covariance` must be symmetric positive definite; its Cholesky factor does not exist.")
+        matrix = np.asarray(self.covariance)
+        symmetric = np.allclose(matrix, np.swapaxes(matrix, -1, -2), rtol=1e-5, atol=1e-8)
+        if not (np.all(np.isfinite(matrix)) and symmetric and np.all(np.linalg.eigvalsh(matrix) > 0)):
+            raise ValueError("`covariance` must be symmetric positive definite; it is not.")
 
     @property
     def dim(self) -> int:

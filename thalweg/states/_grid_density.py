@@ -6,6 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from thalweg._result import RESULTS
 from thalweg._types import Array, PyTree, Scalar
@@ -34,18 +35,19 @@ class GridDensity(AbstractDensity):
     def __check_init__(self) -> None:
         if not is_concrete(self.values):
             return
-        values = self.values
+        # NumPy looks at the values: inside a trace even a known array would become an unknown one under jnp.
+        values = np.asarray(self.values)
         if values.shape[-self.grid.dim :] != self.grid.shape:
             raise ValueError(
                 f"`GridDensity` values must have the grid's shape {self.grid.shape}; got shape {values.shape}."
             )
-        if not bool(jnp.all(jnp.isfinite(values))):
+        if not np.all(np.isfinite(values)):
             raise ValueError("`GridDensity` values must be finite; got NaN or infinity.")
-        if bool(jnp.any(values < 0)):
+        if np.any(values < 0):
             raise ValueError(f"`GridDensity` values must not be negative; the smallest is {float(values.min()):.3g}.")
         axes = tuple(range(-self.grid.dim, 0))
-        mass = jnp.sum(values, axis=axes) * self.grid.cell_volume
-        worst = mass.ravel()[jnp.argmax(jnp.abs(mass.ravel() - 1))]
+        mass = np.sum(values, axis=axes) * self.grid.cell_volume
+        worst = mass.ravel()[np.argmax(np.abs(mass.ravel() - 1))]
         if abs(float(worst) - 1) > _MASS_TOLERANCE:
             raise ValueError(
                 f"`GridDensity` values must integrate to one over the grid; got total mass {float(worst):.4g}. "
@@ -61,10 +63,11 @@ class GridDensity(AbstractDensity):
         if is_concrete(values):
             if values.shape != grid.shape:
                 raise ValueError(f"`values` must have the grid's shape {grid.shape}; got shape {values.shape}.")
-            if not bool(jnp.all(jnp.isfinite(values))) or bool(jnp.any(values < 0)) or float(mass) <= 0:
+            known = np.asarray(values)
+            if not np.all(np.isfinite(known)) or np.any(known < 0) or known.sum() <= 0:
                 raise ValueError(
                     "`values` must be finite and non-negative with a positive sum; "
-                    f"got minimum {float(values.min()):.3g} and mass {float(mass):.3g}."
+                    f"got minimum {float(known.min()):.3g} and sum {float(known.sum()):.3g}."
                 )
         return cls(values / mass, grid)
 

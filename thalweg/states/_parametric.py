@@ -5,6 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from thalweg import _tree
 from thalweg._result import RESULTS
@@ -38,7 +39,7 @@ class Parametric(AbstractState):
             )
         if any(_tree.is_traced(leaf) for leaf in leaves):
             return
-        if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in leaves):
+        if not all(np.all(np.isfinite(np.asarray(leaf))) for leaf in leaves):
             raise ValueError("`params` must be finite; got NaN or infinity.")
 
     def moving(self) -> PyTree:

@@ -7,6 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from thalweg import _tree
 from thalweg._result import RESULTS
@@ -41,18 +42,20 @@ class Particles(AbstractDensity):
                 f"`positions` must have shape (num_particles, dim); got shape {self.positions.shape}. "
                 "Points of the line have dim = 1: use `positions[:, None]`."
             )
-        if not jnp.issubdtype(self.positions.dtype, jnp.floating) or not bool(jnp.all(jnp.isfinite(self.positions))):
+        if not jnp.issubdtype(self.positions.dtype, jnp.floating) or not np.all(
+            np.isfinite(np.asarray(self.positions))
+        ):
             raise ValueError("`positions` must be finite floating-point numbers; got NaN, infinity or integers.")
         if self.log_weights is not None:
             if self.log_weights.shape != self.positions.shape[:-1]:
                 raise ValueError(
                     f"`log_weights` must have shape {self.positions.shape[:-1]}; got {self.log_weights.shape}."
                 )
-            mass = jnp.sum(jnp.exp(self.log_weights), axis=-1)
-            if bool(jnp.any(jnp.abs(mass - 1) > 1e-4)):
+            mass = np.sum(np.exp(np.asarray(self.log_weights)), axis=-1)
+            if np.any(np.abs(mass - 1) > 1e-4):
                 raise ValueError(
                     "`log_weights` must be normalised, sum(exp(log_weights)) = 1; "
-                    f"got a sum of {float(jnp.ravel(mass)[0]):.4g}. Subtract `jax.nn.logsumexp(log_weights)`."
+                    f"got a sum of {float(np.ravel(mass)[0]):.4g}. Subtract `jax.nn.logsumexp(log_weights)`."
                 )
 
     @classmethod

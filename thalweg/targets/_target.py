@@ -6,6 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from thalweg import _tree
 from thalweg._types import Array
@@ -45,7 +46,7 @@ class Samples(eqx.Module):
     def __check_init__(self) -> None:
         if _tree.is_traced(self.values):
             return
-        if self.values.ndim != 2 or not bool(jnp.all(jnp.isfinite(self.values))):
+        if self.values.ndim != 2 or not np.all(np.isfinite(np.asarray(self.values))):
             raise ValueError(
                 f"`Samples` needs finite values of shape (num_samples, dim); got shape {self.values.shape}"
                 + ("." if self.values.ndim != 2 else " with NaN or infinity in it.")
