@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("_first_variation",),
     ("diagnostics", "transport", "geometries"),
     ("schemes",),
-    ("_check", "_measure", "_path", "_flow", "_rollout"),
+    ("_check", "_measure", "_path", "_advance", "_chunks", "_fingerprint", "_interrupt", "_flow", "_rollout"),
     ("recipes", "plotting", "io", "problems"),
     ("",),  # thalweg/__init__.py, the flat public names
     ("cli", "explorer", "__main__"),

@@ -1,6 +1,6 @@
 """The sentence itself: flow() and iterate(), a host loop over compiled chunks of steps."""
 
-import hashlib
+import dataclasses
 import math
 import os
 import time as clock
@@ -13,10 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from thalweg import _tree
-from thalweg._advance import advance, begin
+from thalweg._advance import begin
 from thalweg._check import check_combination
-from thalweg._errors import FlowError, FlowInterrupted
-from thalweg._measure import Snapshot, record, records_energy
+from thalweg._chunks import Problem, is_cut_short, is_finished, record_once, run_chunk, save_shapes
+from thalweg._errors import CheckpointError, FlowError, FlowInterrupted
+from thalweg._fingerprint import fingerprint
+from thalweg._interrupt import Interruptions
+from thalweg._measure import record, records_energy
 from thalweg._path import FlowState, Path, concatenate
 from thalweg._result import RESULTS
 from thalweg._types import PRNGKey, State
@@ -45,29 +48,26 @@ class Progress(NamedTuple):
 
 
 class Checkpointer(Protocol):
-    """What `checkpoint=` must offer; [`thalweg.Checkpoint`][] is one."""
+    """What `checkpoint=` must offer; [`thalweg.Checkpoint`][] is one.
 
-    def restore(self, fingerprint: str, like: Any) -> tuple[Any, list[Any]] | None:
-        """The stored flow state and pieces of path, or `None` if there is nothing stored."""
+    `until` is the `final_time` that has begun to shorten steps, or `None` while the run is still what it would be with
+    any other end. A store with `until` leaves the last one without it in place, for a run to a later time.
+    """
 
-    def store(self, fingerprint: str, final: Any, pieces: list[Any], *, force: bool) -> None:
+    def restore(
+        self, fingerprint: str, flow_state: Any, saves: Any, until: float | None
+    ) -> tuple[Any, list[Any], float | None] | None:
+        """The stored flow state and saves, shaped like those given, and the `until` they were stored with: the one
+        asked for, else `None`. `None` for everything if there is nothing stored.
+        """
+
+    def store(
+        self, fingerprint: str, flow_state: Any, pieces: list[Any], *, force: bool, until: float | None = None
+    ) -> None:
         """Store the flow state and the pieces saved since the last call, if it is time."""
 
-
-class _Problem(eqx.Module):
-    """What stays the same from chunk to chunk."""
-
-    energy: Any
-    geometry: AbstractGeometry
-    scheme: AbstractScheme
-    measure: Callable[..., Any] | None
-    stop: Callable[..., Any] | None
-    key: PRNGKey | None
-    final_time: Any
-    last_step: Any
-    save_every: Any
-    available: tuple[bool, bool] = eqx.field(static=True)
-    buffer_size: int = eqx.field(static=True)
+    def close(self) -> None:
+        """The run is over; called once after each `restore`."""
 
 
 def flow(
@@ -110,7 +110,7 @@ def flow(
     `error.path` while running.
     """
     pieces: list[Path] = []
-    for piece in iterate(
+    consecutive = iterate(
         energy,
         initial_state,
         geometry=geometry,
@@ -123,8 +123,15 @@ def flow(
         key=key,
         progress=progress,
         checkpoint=checkpoint,
-    ):
-        pieces.append(piece)
+    )
+    try:
+        for piece in consecutive:
+            pieces.append(piece)
+    except KeyboardInterrupt:
+        # `iterate` waits for the end of a chunk; this one came between two pieces, or was the second.
+        if not pieces:
+            raise
+        pieces[-1] = dataclasses.replace(pieces[-1], result=RESULTS.interrupted)
     path = concatenate(pieces)
     if path.result == RESULTS.interrupted:
         raise FlowInterrupted(path.message, path)
@@ -170,57 +177,76 @@ def iterate(
     problem, flow_state, unavailable, record_bytes = _prepare(
         energy, initial_state, geometry, scheme, num_steps, final_time, save_every, measure, stop, key
     )
-    fingerprint = _fingerprint(problem, flow_state)
-    restored = None if checkpoint is None else checkpoint.restore(fingerprint, flow_state)
     stats: dict[str, Any] = dict(scheme.describe())
     stats["distances_squared"] = scheme.distance_label
     stats["save_bytes"] = record_bytes
 
     def piece(saves: tuple[Any, ...], result: Any) -> Path:
         times, states, records, measurements = saves
+        # A save holds arrays only; the rest of the state (functions, numbers) is that of the flow.
+        states = eqx.combine(states, eqx.filter(flow_state.state, eqx.is_array, inverse=True))
         stats["seconds"] = round(clock.perf_counter() - started, 6)
         stats["num_steps"] = int(flow_state.num_steps)
         finish = problem.scheme.finish(energy, geometry, flow_state.state, flow_state.memory)
         items = tuple(stats.items())
         return Path(times, states, records, measurements, result, flow_state, finish, tuple(unavailable.items()), items)
 
-    if restored is not None:
-        flow_state, earlier = restored
+    def store(where: FlowState, saves: tuple[Any, ...], force: bool) -> None:
+        if checkpoint is not None:
+            checkpoint.store(name, where, [saves] if len(saves[0]) else [], force=force, until=until)
+
+    name, restored, until = "", None, None
+    if checkpoint is not None:
+        name = fingerprint(problem, flow_state)
+        restored = checkpoint.restore(name, flow_state, save_shapes(problem, flow_state), final_time)
+    try:
+        if restored is None:
+            earlier = [_first_save(problem, flow_state)]
+            store(flow_state, earlier[0], force=True)
+        else:
+            flow_state, earlier, until = restored
+            _check_not_beyond(problem, flow_state, until)
+            if is_finished(problem, flow_state):
+                earlier[-1] = _with_end(problem, flow_state, earlier[-1])
         for saves in earlier:
             yield piece(saves, RESULTS.successful)
-    else:
-        first = _first_record(problem, flow_state)
-        if checkpoint is not None:
-            checkpoint.store(fingerprint, flow_state, [first], force=True)
-        yield piece(first, RESULTS.successful)
 
-    result, chunk_steps, compiled = RESULTS.successful, 1, False
-    while not _finished(problem, flow_state) and result == RESULTS.successful:
-        before = clock.perf_counter()
-        try:
-            flow_state, result, saves = _run_chunk_and_wait(problem, flow_state, chunk_steps)
-        except KeyboardInterrupt:
-            result, saves = RESULTS.interrupted, None
-        elapsed = clock.perf_counter() - before
-        if not compiled:
-            stats["first_chunk_seconds"], compiled = round(elapsed, 6), True
-        else:
-            chunk_steps = _next_chunk(chunk_steps, elapsed)
-        over = _finished(problem, flow_state) or not (result == RESULTS.successful)
-        if over and (saves is None or len(saves[0]) == 0 or float(saves[0][-1]) != float(flow_state.time)):
-            # A run that ends between two saves shows the last good state as its last save.
-            last = _first_record(problem, flow_state)
-            saves = (
-                last
-                if saves is None or len(saves[0]) == 0
-                else jax.tree.map(lambda a, b: np.concatenate([a, b]), saves, last)
-            )
+        nothing = jax.tree.map(lambda leaf: leaf[:0], earlier[-1])
+        result, chunk_steps, compiled, interruptions = RESULTS.successful, 1, False, Interruptions()
+        while result == RESULTS.successful and not is_finished(problem, flow_state):
+            with interruptions:
+                if until is None and is_cut_short(problem, flow_state):
+                    store(flow_state, nothing, force=True)
+                    until = final_time
+                before, begin_state = clock.perf_counter(), flow_state
+                try:
+                    if interruptions.asked:
+                        raise KeyboardInterrupt
+                    flow_state, result, saves = run_chunk(problem, flow_state, chunk_steps)
+                except KeyboardInterrupt:
+                    result, saves = RESULTS.interrupted, nothing
+                elapsed = clock.perf_counter() - before
+                if not compiled:
+                    stats["first_chunk_seconds"], compiled = round(elapsed, 6), True
+                else:
+                    chunk_steps = _next_chunk(chunk_steps, elapsed)
+                over = is_finished(problem, flow_state) or not (result == RESULTS.successful)
+                if result == RESULTS.stopped:
+                    # Resumed after the step that stopped, the run would go past it: its last chunk is not stored.
+                    store(begin_state, nothing, force=True)
+                else:
+                    store(flow_state, saves, force=over)
+                if over:
+                    saves = _with_end(problem, flow_state, saves)
+                if progress is not None:
+                    progress(_progress(problem, flow_state, started))
+                if over and interruptions.asked and result == RESULTS.successful:
+                    result = RESULTS.interrupted
+            if len(saves[0]) or over:
+                yield piece(saves, result)
+    finally:
         if checkpoint is not None:
-            checkpoint.store(fingerprint, flow_state, [saves] if len(saves[0]) else [], force=over)
-        if progress is not None:
-            progress(_progress(problem, flow_state, started))
-        if len(saves[0]) or over:
-            yield piece(saves, result)
+            checkpoint.close()
 
 
 def _check_counts(num_steps: Any, final_time: Any, save_every: Any, scheme: Any) -> None:
@@ -250,7 +276,7 @@ def _prepare(
     measure: Callable[..., Any] | None,
     stop: Callable[..., Any] | None,
     key: PRNGKey | None,
-) -> tuple[_Problem, FlowState, dict[str, str], int]:
+) -> tuple[Problem, FlowState, dict[str, str], int]:
     dtype = _tree.dtype_of(state)
     # Numbers of the scheme become arrays, so that a run with another step size is not compiled again.
     scheme = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype) if isinstance(leaf, float) else leaf, scheme)
@@ -268,7 +294,7 @@ def _prepare(
             f"{available / 2**30:.1f} GiB are free.\n"
             f"Use a larger `save_every`, for example `save_every={needed}`."
         )
-    problem = _Problem(
+    problem = Problem(
         energy,
         geometry,
         scheme,
@@ -299,116 +325,41 @@ def _available_memory() -> int:
         return 0
 
 
-def _first_record(problem: _Problem, flow_state: FlowState) -> tuple[Any, ...]:
-    entry = _record_once(problem, flow_state)
-    values = [*entry.get("energies", np.zeros(1)), *entry["measurements"].get("regular_energy", np.zeros(1))]
-    if int(flow_state.num_steps) == 0 and not all(math.isfinite(float(v)) for v in values):
+def _first_save(problem: Problem, flow_state: FlowState) -> tuple[Any, ...]:
+    save = record_once(problem, flow_state)
+    _, _, records, measurements = save
+    values = [*records.get("energies", np.zeros(1)), *measurements.get("regular_energy", np.zeros(1))]
+    if not all(math.isfinite(float(v)) for v in values):
         raise ValueError(
             "`energy` is not finite at `initial_state`: it is "
             f"{[float(v) for v in values if not math.isfinite(float(v))][0]}.\n"
             "Check the function there, or start elsewhere."
         )
-    return _unpack(entry)
+    return save
 
 
-def _unpack(entry: dict[str, Any]) -> tuple[Any, ...]:
-    entry = dict(entry)
-    times, states, measurements = entry.pop("times"), entry.pop("states"), entry.pop("measurements")
-    return times, states, entry, measurements
+def _with_end(problem: Problem, flow_state: FlowState, saves: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The saves of a run that ends here: one that ends between two saves shows its last state too."""
+    if int(flow_state.num_steps) % int(problem.save_every) == 0:
+        return saves
+    return jax.tree.map(lambda a, b: np.concatenate([a, b]), saves, record_once(problem, flow_state))
 
 
-def _record_once(problem: _Problem, flow_state: FlowState) -> dict[str, Any]:
-    return jax.tree.map(lambda leaf: np.asarray(leaf)[None], _record_jitted(problem, flow_state))
-
-
-@eqx.filter_jit
-def _record_jitted(problem: _Problem, flow_state: FlowState) -> dict[str, Any]:
-    return _entry(problem, flow_state)
-
-
-def _entry(problem: _Problem, flow_state: FlowState) -> dict[str, Any]:
-    entry = record(problem.energy, problem.geometry, problem.measure, problem.available, flow_state.state)
-    entry["measurements"] = {**flow_state.stats, **entry["measurements"]}
-    return {
-        **entry,
-        "times": flow_state.time,
-        "states": eqx.filter(flow_state.state, eqx.is_array),
-        "distances_squared": flow_state.distance_squared,
-    }
-
-
-def _run_chunk_and_wait(
-    problem: _Problem, flow_state: FlowState, chunk_steps: int
-) -> tuple[FlowState, Any, tuple[Any, ...]]:
-    arrays, static = eqx.partition(flow_state, eqx.is_array)
-    arrays, result, buffers, num_saved = _run_chunk(problem, arrays, static, jnp.asarray(chunk_steps, jnp.int32))
-    count = int(num_saved)
-    saves = jax.tree.map(lambda leaf: np.asarray(leaf)[:count], buffers)
-    return eqx.combine(arrays, static), result, _unpack(saves)
-
-
-@eqx.filter_jit
-def _run_chunk(problem: _Problem, arrays: Any, static: Any, chunk_steps: Any) -> tuple[Any, Any, Any, Any]:
-    """At most `chunk_steps` steps; buffers have a fixed size and the count is dynamic, so no length is compiled
-    twice.
-    """
-    shapes = jax.eval_shape(lambda a: _entry(problem, eqx.combine(a, static)), arrays)
-    buffers = jax.tree.map(lambda s: jnp.zeros((problem.buffer_size, *s.shape), s.dtype), shapes)
-
-    def unfinished(carry: Any) -> Any:
-        arrays, result, _, saved, taken = carry
-        fits = (taken < chunk_steps) & (saved < problem.buffer_size)
-        over = _is_over(problem, arrays.num_steps, arrays.time)
-        return fits & ~over & (result == RESULTS.successful)
-
-    def body(carry: Any) -> Any:
-        arrays, _, buffers, saved, taken = carry
-        moved, result = advance(
-            problem.energy,
-            problem.geometry,
-            problem.scheme,
-            eqx.combine(arrays, static),
-            problem.key,
-            problem.final_time,
+def _check_not_beyond(problem: Problem, flow_state: FlowState, until: float | None) -> None:
+    """Raise if the stored run has come further than this one is to go."""
+    steps, last = int(flow_state.num_steps), int(problem.last_step)
+    if steps > last:
+        raise CheckpointError(
+            f"The checkpoint stands at step {steps}, beyond `num_steps={last}`; nothing was changed.\n"
+            "Give a larger `num_steps`, or another directory to start again."
         )
-        good = result == RESULTS.successful
-        if problem.stop is not None:
-            stopped = _asks_to_stop(problem, moved)
-            result = RESULTS.where(good & stopped, RESULTS.stopped, result)
-        over = _is_over(problem, moved.num_steps, moved.time) | (result == RESULTS.stopped)
-        save = good & (over | (moved.num_steps % problem.save_every == 0))
-        arrays = eqx.filter(moved, eqx.is_array)
-
-        def write(buffers: Any) -> Any:
-            entry = _entry(problem, moved)
-            return jax.tree.map(lambda b, e: b.at[saved].set(e.astype(b.dtype)), buffers, entry)
-
-        buffers = jax.lax.cond(save, write, lambda b: b, buffers)
-        return arrays, result, buffers, saved + save.astype(jnp.int32), taken + 1
-
-    zero = jnp.asarray(0, jnp.int32)
-    carry = (arrays, RESULTS.successful, buffers, zero, zero)
-    arrays, result, buffers, saved, _ = jax.lax.while_loop(unfinished, body, carry)
-    return arrays, result, buffers, saved
-
-
-def _asks_to_stop(problem: _Problem, moved: FlowState) -> Any:
-    entry = record(problem.energy, problem.geometry, None, problem.available, moved.state)
-    nothing = jnp.asarray(jnp.nan, moved.time.dtype)
-    snapshot = Snapshot(
-        moved.time, moved.state, entry.get("energies", nothing), entry.get("dissipation_rates", nothing)
-    )
-    assert problem.stop is not None
-    return jnp.asarray(problem.stop(snapshot), bool)
-
-
-def _is_over(problem: _Problem, num_steps: Any, time: Any) -> Any:
-    over = num_steps >= problem.last_step
-    return over if problem.final_time is None else over | (time >= problem.final_time)
-
-
-def _finished(problem: _Problem, flow_state: FlowState) -> bool:
-    return bool(_is_over(problem, flow_state.num_steps, flow_state.time))
+    if problem.final_time is not None and until is None:
+        time, end = float(flow_state.time), float(problem.final_time)
+        if time >= end * (1 - 64 * float(jnp.finfo(flow_state.time.dtype).eps)):
+            raise CheckpointError(
+                f"The checkpoint stands at time {time:.6g}, not before `final_time={end:.6g}`; nothing was changed.\n"
+                "Give a later `final_time`, or another directory to start again."
+            )
 
 
 def _next_chunk(chunk_steps: int, elapsed: float) -> int:
@@ -416,28 +367,10 @@ def _next_chunk(chunk_steps: int, elapsed: float) -> int:
     return max(1, min(int(chunk_steps * min(max(factor, 0.25), 8.0)), 2**30))
 
 
-def _progress(problem: _Problem, flow_state: FlowState, started: float) -> Progress:
-    entry = _record_once(problem, flow_state)
-    number = lambda name: float(entry[name][0]) if name in entry else None  # noqa: E731
+def _progress(problem: Problem, flow_state: FlowState, started: float) -> Progress:
+    records = record_once(problem, flow_state)[2]
+    number = lambda name: float(records[name][0]) if name in records else None  # noqa: E731
     steps, time = int(flow_state.num_steps), float(flow_state.time)
     fraction = steps / int(problem.last_step) if problem.final_time is None else time / float(problem.final_time)
     seconds = clock.perf_counter() - started
     return Progress(steps, time, min(fraction, 1.0), number("energies"), number("dissipation_rates"), seconds)
-
-
-def _fingerprint(problem: _Problem, flow_state: FlowState) -> str:
-    """A digest of everything that decides the path, less the number of steps, so that a finished run can be
-    prolonged.
-    """
-    digest = hashlib.sha256()
-    parts = (problem.energy, problem.geometry, problem.scheme, problem.key, problem.save_every, flow_state.state)
-    for leaf in jax.tree.leaves(parts):
-        if eqx.is_array(leaf):
-            data = jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
-            array = np.asarray(data)
-            digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
-        else:
-            name = getattr(leaf, "__qualname__", None)
-            digest.update((f"{getattr(leaf, '__module__', '')}.{name}" if name else repr(leaf)).encode())
-    digest.update(repr(jax.tree.map(lambda _: 0, parts)).encode())
-    return digest.hexdigest()
