@@ -283,6 +283,14 @@ def test_initial_states_agree_with_one_another():
     np.testing.assert_allclose(particles.mean(), gaussian.mean, atol=4 * math.sqrt(0.4 / 4000))
 
 
+def test_the_gaussian_problems_start_where_their_documentation_says():
+    ornstein_uhlenbeck = problems.ornstein_uhlenbeck(2, temperature=0.5)
+    np.testing.assert_allclose(ornstein_uhlenbeck.initial_mean, [-1, 0], atol=1e-15)
+    np.testing.assert_allclose(ornstein_uhlenbeck.initial_covariance, np.diag([0.1, 0.2]), atol=1e-15)
+    np.testing.assert_allclose(problems.heat_gaussian(2).initial_covariance, np.diag([0.1, 0.2]), atol=1e-15)
+    np.testing.assert_allclose(problems.quadratic_interaction(2).initial_covariance, 0.1 * np.eye(2), atol=1e-15)
+
+
 def test_what_a_problem_does_not_know_is_refused_by_name():
     with pytest.raises(ValueError, match="does not start from a Gaussian"):
         problems.von_mises().initial_gaussian()

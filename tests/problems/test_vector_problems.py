@@ -59,6 +59,7 @@ def test_the_exact_steps_of_the_quadratic_are_what_their_definitions_say():
     for _ in range(7):
         explicit = explicit - step_size * jax.grad(problem.fn)(explicit)
     np.testing.assert_allclose(problem.exact_explicit(step_size, 7), explicit, rtol=1e-12)
+    np.testing.assert_allclose(problem.exact_proximal(step_size, 0), problem.initial, rtol=1e-14)
     for n in range(3):
         before, after = problem.exact_proximal(step_size, n), problem.exact_proximal(step_size, n + 1)
         # The minimiser of |y - x|^2 / (2 alpha) + f(y) has this gradient zero.

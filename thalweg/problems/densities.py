@@ -118,7 +118,7 @@ def quadratic_interaction(dim: int = 1, temperature: float = 0.5, attraction: fl
     **Arguments:** `temperature`: $T > 0$; `attraction`: $\kappa > 0$. (The minimiser is unique up to translation; the
     mean picks it.)
 
-    **Source:** Carrillo, McCann and Villani, Rev. Mat. Iberoamericana 19 (2003); closed form 10 of the design notes.
+    **Source:** Carrillo, McCann and Villani, Rev. Mat. Iberoamericana 19 (2003).
     """
     _require_positive(temperature=temperature, attraction=attraction)
     centre, initial, limit = 0.5, 0.1, temperature / attraction
@@ -162,7 +162,7 @@ def heat_modes(
     **Arguments:** `wavenumbers`: $k$, one non-negative integer an axis, not all zero; `amplitude`: $0 < a < 1$;
     `temperature`: $T > 0$; `periodic`: the torus instead of walls.
 
-    **Source:** Fourier; closed form 2 of the design notes.
+    **Source:** Fourier.
     """
     _require_positive(temperature=temperature)
     if not 0 < amplitude < 1 or not any(wavenumbers):

@@ -110,6 +110,6 @@ def confined_barenblatt(exponent: float = 2.0, dim: int = 1) -> DensityProblem:
     r"""[`thalweg.problems.barenblatt`][] in the well $\tfrac12|x|^2$: a wide start contracts to the exact compactly
     supported limit.
 
-    **Source:** Carrillo and Toscani, Indiana Univ. Math. J. 49 (2000); closed form 5 of the design notes.
+    **Source:** Carrillo and Toscani, Indiana Univ. Math. J. 49 (2000).
     """
     return barenblatt(exponent, dim, initial_time=2.0, final_time=3.0, confinement=1.0)

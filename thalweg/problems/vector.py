@@ -48,7 +48,7 @@ def quadratic(condition_number: float = 100.0, dim: int = 2) -> VectorProblem:
 
     **Arguments:** `condition_number`: at least 1; `dim`.
 
-    **Source:** linear algebra; closed form 18 of the design notes.
+    **Source:** linear algebra.
     """
     if not condition_number >= 1:
         raise ValueError(f"`condition_number` must be at least 1; got {condition_number}.")
