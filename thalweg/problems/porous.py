@@ -32,8 +32,7 @@ def barenblatt(
     **Arguments:** `exponent`: $m > 1$; `initial_time`: $s_0 > 0$, the age of the profile at time 0; `coefficient`:
     $\gamma > 0$; `confinement`: $\lambda \ge 0$; `final_time`: until when the box holds the support.
 
-    **Source:** Barenblatt (1952); Vázquez, *The Porous Medium Equation* (2007), section 4.4; closed forms 3 and 5 of
-    the design notes.
+    **Source:** Barenblatt (1952); Vázquez, *The Porous Medium Equation* (2007), section 4.4.
     """
     if not (exponent > 1 and initial_time > 0 and coefficient > 0 and confinement >= 0):
         raise ValueError(
