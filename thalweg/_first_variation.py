@@ -9,6 +9,9 @@ it as a *temperature*, so that it is never lost: whoever uses the cotangent must
 noise.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -45,7 +48,7 @@ class Velocity(eqx.Module):
     field: PyTree = None
 
 
-def energy_and_first_variation(energy: AbstractEnergy, state: State) -> tuple[Scalar, Cotangent]:
+def energy_and_first_variation(energy: AbstractEnergy | Callable[..., Any], state: State) -> tuple[Scalar, Cotangent]:
     """The energy (less a symbolic entropy, if there is one) and its first variation, in one pass."""
     energy = as_energy(energy)
     structure = decompose(energy)
@@ -60,7 +63,7 @@ def energy_and_first_variation(energy: AbstractEnergy, state: State) -> tuple[Sc
     return value, Cotangent(regular, weights, temperature, structure.needs_positive_density)
 
 
-def first_variation(energy: AbstractEnergy, state: State) -> Cotangent:
+def first_variation(energy: AbstractEnergy | Callable[..., Any], state: State) -> Cotangent:
     r"""The first variation $\xi = \mathrm dF(x)$, defined by $\mathrm dF(x)[v] = \langle\xi, v\rangle$.
 
     **Arguments:** `energy`: any energy or function of the state; `state`: where.
