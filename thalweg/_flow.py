@@ -5,7 +5,7 @@ import math
 import os
 import time as clock
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -47,6 +47,7 @@ class Progress(NamedTuple):
     seconds: float
 
 
+@runtime_checkable
 class Checkpointer(Protocol):
     """What `checkpoint=` must offer; [`thalweg.Checkpoint`][] is one.
 
@@ -173,6 +174,8 @@ def iterate(
         raise ValueError(
             f"`{type(scheme).__name__}` draws random numbers and needs a `key`: pass `key=jax.random.key(0)`."
         )
+    if checkpoint is not None and not isinstance(checkpoint, Checkpointer):
+        raise TypeError(f"`checkpoint` must be a `tw.Checkpoint(directory)`; got {type(checkpoint).__name__}.")
     scheme = scheme.resolve(energy, geometry, initial_state)
     problem, flow_state, unavailable, record_bytes = _prepare(
         energy, initial_state, geometry, scheme, num_steps, final_time, save_every, measure, stop, key
