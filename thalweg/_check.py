@@ -96,9 +96,12 @@ def _check_energy_fits(energy: AbstractEnergy, state: State) -> None:
 
 def _check_potential(structure: Any, state: GridDensity) -> None:
     potential = jax.jit(lambda: state.on_cells(structure.potential_value))()
-    bad = ~jnp.isfinite(potential)
-    if bool(jnp.any(bad)):
-        first = state.grid.centres[bad][0]
+    if _tree.is_traced(potential):
+        return
+    potential = np.asarray(potential)
+    bad = ~np.isfinite(potential)
+    if np.any(bad):
+        first = np.asarray(state.grid.centres)[bad][0]
         raise ValueError(
             f"The potential must be finite on the grid; it is {float(potential[bad][0])} at {int(bad.sum())} "
             f"of {bad.size} "

@@ -88,6 +88,11 @@ def where(condition: Array, if_true: PyTree, if_false: PyTree) -> PyTree:
     return jax.tree.map(leaf, if_true, if_false)
 
 
+def stop_gradient(tree: PyTree) -> PyTree:
+    """The same tree, taken as constant by differentiation."""
+    return jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_array(leaf) else leaf, tree)
+
+
 def dtype_of(tree: PyTree) -> Any:
     """The common floating dtype of a tree: that of its widest floating leaf (the default float if there is none)."""
     dtypes = [leaf.dtype for leaf in jax.tree.leaves(tree) if eqx.is_inexact_array(leaf)]

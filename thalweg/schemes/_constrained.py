@@ -60,7 +60,9 @@ class Constrained(AbstractScheme):
         _, unravel = ravel_pytree(velocity.tangent)
         objective = lambda offset: energy(_tree.multiply_add(state, 1.0, unravel(offset)))  # noqa: E731
         start, _ = ravel_pytree(_tree.scale_by(velocity.tangent, linearised))
-        offset, residual, converged = self.solver.minimise(objective, start, radius)
+        offset, residual, converged = self.solver.minimise(
+            objective, start, radius, jnp.max(jnp.abs(ravel_pytree(state)[0]))
+        )
         travelled = jnp.sqrt(jnp.sum(offset**2))
         result = RESULTS.where(converged, RESULTS.successful, RESULTS.inner_solver_failed)
         moved = _tree.multiply_add(state, 1.0, unravel(offset))

@@ -113,13 +113,13 @@ def _default_solver(metric: AbstractMetric) -> Any:
 def _minimise(solver: Any, energy: AbstractEnergy, metric: AbstractMetric, alpha: Scalar) -> Any:
     assert metric.chart is not None
     assert metric.distance_squared is not None
-    at_rest, unravel = ravel_pytree(jax.tree.map(jnp.zeros_like, moving(metric.state)))
+    here, unravel = ravel_pytree(moving(metric.state))
 
     def objective(coordinates: Any) -> Scalar:
         candidate = metric.chart(unravel(coordinates))  # type: ignore[misc]
         return energy(candidate) + metric.distance_squared(candidate) / (2 * alpha)  # type: ignore[misc]
 
-    coordinates, residual, converged = solver.minimise(objective, at_rest)
+    coordinates, residual, converged = solver.minimise(objective, jnp.zeros_like(here), jnp.max(jnp.abs(here)))
     return metric.chart(unravel(coordinates)), residual, converged
 
 

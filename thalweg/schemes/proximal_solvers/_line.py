@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.lax.linalg import tridiagonal_solve
 
+from thalweg import _tree
 from thalweg._first_variation import energy_and_first_variation, first_variation
 from thalweg._types import Array, Flag, Scalar
 from thalweg.energies import AbstractEnergy, decompose
@@ -62,7 +63,7 @@ class LineJKO(eqx.Module):
         floor = 1e-14 if positive else 1e-6
         start = (1 - floor) * guess.values + floor / (state.grid.num_cells * state.grid.cell_volume)
         last_mu = 0.0 if positive else self.barrier
-        closed_now, start, slope = _stopped((closed, start, problem.start_slope()))
+        closed_now, start, slope = _tree.stop_gradient((closed, start, problem.start_slope()))
         first_mu = 0.0 if positive else 1e-3
         values, residual, fine = self._newton(closed_now, start, slope, first_mu, last_mu, state.grid.cell_volume)
         # One more step with a frozen Hessian gives the derivative by the implicit function theorem and changes
@@ -285,7 +286,3 @@ def _moved(values: Array, face_masses: Array, width: float) -> Array:
     zero = jnp.zeros((1,), values.dtype)
     crossing = jnp.concatenate([zero, face_masses, zero])
     return values - jnp.diff(crossing) / width
-
-
-def _stopped(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_array(leaf) else leaf, tree)

@@ -15,81 +15,103 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from thalweg import _tree
 from thalweg._types import Array, Flag, Scalar
-
-
-def implicitly(fn: Callable[[Array], Scalar], start: Array, solve: Callable[[Callable[[Array], Scalar]], Any]) -> Any:
-    """Run `solve` on a copy of `fn` cut off from differentiation, and return the result with that of `attach` (see
-    there).
-    """
-    closed = eqx.filter_closure_convert(fn, start)
-    frozen = jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_array(leaf) else leaf, closed)
-    return closed, jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_array(leaf) else leaf, solve(frozen))
 
 
 class _Carry(eqx.Module):
     point: Array
     value: Scalar
+    gradient: Array
+    hessian: Array
+    proposal: Array
     damping: Scalar
     residual: Scalar
+    goal: Scalar
+    first_slope: Scalar
     stalled: Flag
     count: Array
 
 
 def _newton(
-    fn: Callable[[Array], Scalar], start: Array, radius: Scalar | None, tolerance: float, max_steps: int
+    fn: Callable[[Array], Scalar],
+    start: Array,
+    radius: Scalar | None,
+    size: Scalar,
+    tolerance: float,
+    max_steps: int,
 ) -> tuple[Array, Scalar, Flag]:
-    eps = jnp.finfo(start.dtype).eps
-    gradient_of, hessian_of = jax.grad(fn), jax.hessian(fn)
+    """Minimise `fn`; `size` is that of the numbers to which `start` is an offset, whose rounding limits the answer."""
+    eps, tiny = jnp.finfo(start.dtype).eps, jnp.finfo(start.dtype).tiny
 
     def residual_of(point: Array, gradient: Array) -> Scalar:
         if radius is None:
             return jnp.max(jnp.abs(gradient))
-        # The first-order condition in the ball: a projected gradient step of the size of the ball does not move the
-        # point.
-        step = radius / jnp.maximum(jnp.linalg.norm(gradient), jnp.finfo(start.dtype).tiny)
+        # The first-order condition in the ball: a projected gradient step does not move the point.
+        step = radius / jnp.maximum(jnp.linalg.norm(gradient), tiny)
         return jnp.linalg.norm(_project(point - step * gradient, radius) - point) / step
 
     def body(carry: _Carry) -> _Carry:
-        gradient, hessian = gradient_of(carry.point), hessian_of(carry.point)
+        # Everything is evaluated at the trial point, so that there is one copy of the derivatives to compile.
+        trial = carry.proposal
+        value, gradient = jax.value_and_grad(fn)(trial)
+        residual = residual_of(trial, gradient)
+        falls = value <= carry.value + 8 * eps * jnp.abs(carry.value)
+        # Where the value has no digits left the slope still has.
+        level = jnp.abs(value - carry.value) <= 1e3 * eps * (jnp.abs(value) + jnp.abs(carry.value))
+        accepted = falls | (level & (residual < carry.residual))
+        keep = lambda new, old: jnp.where(accepted, new, old)  # noqa: E731
+        point, gradient = keep(trial, carry.point), keep(gradient, carry.gradient)
+        hessian = keep(jax.hessian(fn)(trial), carry.hessian)
+        grown, shrunk = jnp.maximum(10 * carry.damping, 1e-4), jnp.where(carry.damping > 1e-10, carry.damping / 10, 0)
+        damping = keep(shrunk, grown)
         values, vectors = jnp.linalg.eigh(hessian)
-        scale = jnp.max(jnp.abs(values)) + jnp.finfo(start.dtype).tiny
+        scale = jnp.max(jnp.abs(values)) + tiny
         if radius is None:
             # The model must be convex to have a minimum: negative curvature is lifted to its size.
-            lifted = jnp.maximum(jnp.abs(values), 1e-12 * scale) + carry.damping * scale
-            proposal = carry.point - vectors @ ((vectors.T @ gradient) / lifted)
+            lifted = jnp.maximum(jnp.abs(values), 1e-12 * scale) + damping * scale
+            proposal = point - vectors @ ((vectors.T @ gradient) / lifted)
         else:
-            damped = values + carry.damping * scale
-            linear = vectors.T @ gradient - damped * (vectors.T @ carry.point)
-            proposal = vectors @ _ball_minimiser(damped, linear, radius)
-        value = fn(proposal)
-        accepted = value <= carry.value + 8 * eps * jnp.abs(carry.value)
-        point = jnp.where(accepted, proposal, carry.point)
-        moved = jnp.max(jnp.abs(proposal - carry.point))
-        stalled = moved <= 2 * eps * (jnp.max(jnp.abs(carry.point)) + eps)
-        grown = jnp.maximum(10 * carry.damping, 1e-4)
-        shrunk = jnp.where(carry.damping > 1e-10, carry.damping / 10, 0)
+            damped = values + damping * scale
+            proposal = vectors @ _ball_minimiser(damped, vectors.T @ gradient - damped * (vectors.T @ point), radius)
+        resolution = 2 * eps * (jnp.max(jnp.abs(point)) + size)
+        first_slope = jnp.where(carry.count == 0, jnp.max(jnp.abs(gradient)), carry.first_slope)
         return _Carry(
             point,
-            jnp.where(accepted, value, carry.value),
-            jnp.where(accepted, shrunk, grown),
-            residual_of(point, gradient_of(point)),
-            stalled,
+            keep(value, carry.value),
+            gradient,
+            hessian,
+            proposal,
+            damping,
+            keep(residual, carry.residual),
+            # Relative to the slope at the start, but no finer than the slope that rounding of the point makes.
+            jnp.maximum(tolerance * first_slope, 4 * resolution * scale),
+            first_slope,
+            jnp.max(jnp.abs(proposal - point)) <= resolution,
             carry.count + 1,
         )
 
     def unfinished(carry: _Carry) -> Flag:
-        return (carry.residual > goal) & ~carry.stalled & (carry.count < max_steps)
+        return (carry.residual > carry.goal) & ~carry.stalled & (carry.count < max_steps)
 
     begin = start if radius is None else _project(start, radius)
-    first = gradient_of(begin)
-    # Relative to the slope at the start, with what rounding of the gradient allows.
-    goal = tolerance * jnp.maximum(jnp.max(jnp.abs(first)), jnp.finfo(start.dtype).tiny)
-    zero = jnp.zeros((), start.dtype)
-    carry = _Carry(begin, fn(begin), zero, residual_of(begin, first), jnp.asarray(False), jnp.asarray(0))
+    number = lambda value: jnp.asarray(value, start.dtype)  # noqa: E731
+    carry = _Carry(
+        begin,
+        number(jnp.inf),
+        jnp.zeros_like(begin),
+        jnp.zeros((begin.size, begin.size), begin.dtype),
+        begin,
+        number(0),
+        number(jnp.inf),
+        number(0),
+        number(0),
+        jnp.asarray(False),
+        jnp.asarray(0),
+    )
     last = jax.lax.while_loop(unfinished, body, carry)
     # Stalling is convergence to rounding if the slope has fallen to the square root of the unit; else it is failure.
-    fine = (last.residual <= goal) | (last.stalled & (last.residual <= eps**0.5 * jnp.max(jnp.abs(first))))
+    fine = (last.residual <= last.goal) | (last.stalled & (last.residual <= eps**0.5 * last.first_slope))
     return last.point, last.residual, fine
 
 
@@ -138,9 +160,11 @@ class NewtonBall(eqx.Module):
     tolerance: float = eqx.field(static=True, default=1e-12)
     max_steps: int = eqx.field(static=True, default=100)
 
-    def minimise(self, fn: Callable[[Array], Scalar], start: Array, radius: Scalar) -> tuple[Array, Scalar, Flag]:
-        """The minimiser, the size of the projected gradient left, and whether it converged."""
-        return _newton(fn, start, radius, self.tolerance, self.max_steps)
+    def minimise(
+        self, fn: Callable[[Array], Scalar], start: Array, radius: Scalar, size: Scalar
+    ) -> tuple[Array, Scalar, Flag]:
+        """The minimiser, the size of the projected gradient left, and whether it converged; `size` is that of x."""
+        return _newton(fn, start, radius, size, self.tolerance, self.max_steps)
 
 
 class Newton(eqx.Module):
@@ -156,13 +180,12 @@ class Newton(eqx.Module):
     tolerance: float = eqx.field(static=True, default=1e-12)
     max_steps: int = eqx.field(static=True, default=100)
 
-    def minimise(self, fn: Callable[[Array], Scalar], start: Array) -> tuple[Array, Scalar, Flag]:
-        """The minimiser, the largest entry of the gradient left, and whether it converged."""
-        closed, (point, residual, fine) = implicitly(
-            fn,
-            start,
-            lambda frozen: _newton(frozen, jax.lax.stop_gradient(start), None, self.tolerance, self.max_steps),
-        )
+    def minimise(self, fn: Callable[[Array], Scalar], start: Array, size: Scalar) -> tuple[Array, Scalar, Flag]:
+        """The minimiser, the largest entry of the gradient left, and whether it converged; `size` is that of x."""
+        # The loop runs on a copy cut off from differentiation, with everything that `fn` closes over.
+        closed = eqx.filter_closure_convert(fn, start)
+        frozen, begin, size = _tree.stop_gradient((closed, start, size))
+        point, residual, fine = _tree.stop_gradient(_newton(frozen, begin, None, size, self.tolerance, self.max_steps))
         # One more Newton step with a frozen Hessian: it changes nothing at the minimiser, and its derivative is
         # exactly that of the implicit function theorem, dz = −H⁻¹ d(∇f).
         hessian = jax.lax.stop_gradient(jax.hessian(closed)(point))

@@ -19,8 +19,8 @@ class QuasiNewton(eqx.Module):
     tolerance: float = eqx.field(static=True, default=1e-8)
     max_steps: int = eqx.field(static=True, default=1000)
 
-    def minimise(self, fn: Callable[[Array], Scalar], start: Array) -> tuple[Array, Scalar, Flag]:
-        """The minimiser, the largest entry of the gradient left, and whether it converged."""
+    def minimise(self, fn: Callable[[Array], Scalar], start: Array, size: Scalar) -> tuple[Array, Scalar, Flag]:
+        """The minimiser, the largest entry of the gradient left, and whether it converged; `size` is not used."""
         solver = optx.LBFGS(rtol=self.tolerance, atol=self.tolerance)
         solution = optx.minimise(lambda y, _: fn(y), solver, start, max_steps=self.max_steps, throw=False)
         residual = jnp.max(jnp.abs(jax.grad(fn)(solution.value)))
