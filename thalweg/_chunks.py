@@ -47,7 +47,8 @@ def run_chunk(problem: Problem, flow_state: FlowState, chunk_steps: int) -> tupl
     arrays, static = eqx.partition(flow_state, eqx.is_array)
     arrays, result, buffers, num_saved = _run_chunk(problem, arrays, static, jnp.asarray(chunk_steps, jnp.int32))
     count = int(num_saved)
-    saves = jax.tree.map(lambda leaf: np.asarray(leaf)[:count], buffers)
+    # A copy, so that the piece does not hold on to the whole buffer.
+    saves = jax.tree.map(lambda leaf: np.asarray(leaf)[:count].copy(), buffers)
     return eqx.combine(arrays, static), result, _unpack(saves)
 
 
