@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from thalweg import _tree
 from thalweg._first_variation import energy_and_first_variation
 from thalweg._result import RESULTS
-from thalweg._types import PRNGKey, Scalar, ScalarLike, State
+from thalweg._types import Count, Flag, PRNGKey, Scalar, ScalarLike, State
 from thalweg.energies import AbstractEnergy
 from thalweg.geometries import AbstractGeometry
 from thalweg.schemes._base import AbstractScheme, StepInfo, check_positive, limited_step_size
@@ -72,12 +72,12 @@ class Explicit(AbstractScheme):
         search = self.step_size
         first = jnp.minimum(memory, jnp.asarray(search.maximum, memory.dtype)).astype(rate.dtype)
 
-        def falls_enough(alpha: Scalar) -> Scalar:
+        def falls_enough(alpha: Scalar) -> Flag:
             # Near the minimum the decrease is below the rounding of F itself; that much is forgiven.
             rounding = 4 * jnp.finfo(value.dtype).eps * jnp.abs(value)
             return energy(metric.move(velocity, alpha)) <= value - search.sufficient * alpha * rate + rounding
 
-        def cut(carry: tuple[Scalar, Scalar, Scalar]) -> tuple[Scalar, Scalar, Scalar]:
+        def cut(carry: tuple[Scalar, Flag, Count]) -> tuple[Scalar, Flag, Count]:
             alpha, _, cuts = carry
             return alpha / 2, falls_enough(alpha / 2), cuts + 1
 
