@@ -27,7 +27,7 @@ def begin(
     zero = jnp.zeros((), dtype)
     _, _, info = eqx.filter_eval_shape(lambda s, m, k: scheme.step(energy, geometry, s, m, k), state, memory, init_key)
     stats = {name: jnp.zeros(value.shape, value.dtype) for name, value in info.stats.items()}
-    return FlowState(state, memory, zero, zero, jnp.asarray(0, jnp.int32), zero, stats)
+    return FlowState(state, memory, zero, zero, jnp.asarray(0, jnp.int32), zero, zero, stats)
 
 
 def advance(
@@ -64,6 +64,7 @@ def advance(
         rest,
         old.num_steps + 1,
         info.distance_squared.astype(time.dtype),
+        old.dissipated + info.dissipated.astype(time.dtype),
         info.stats,
     )
     return _tree.where(result == RESULTS.successful, new, old), result

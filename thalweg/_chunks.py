@@ -114,6 +114,7 @@ def entry_of(problem: Problem, flow_state: FlowState) -> dict[str, Any]:
         "times": flow_state.time,
         "states": eqx.filter(flow_state.state, eqx.is_array),
         "distances_squared": flow_state.distance_squared,
+        "dissipated": flow_state.dissipated,
     }
 
 

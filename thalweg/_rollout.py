@@ -51,8 +51,7 @@ def rollout(
         raise ValueError(
             f"`{type(scheme).__name__}` draws random numbers and needs a `key`: pass `key=jax.random.key(0)`."
         )
-    traced = any(_tree.is_traced(leaf) for leaf in jax.tree.leaves((energy, initial_state, scheme)))
-    scheme = scheme if traced else scheme.resolve(energy, geometry, initial_state)
+    scheme = scheme.resolve(energy, geometry, initial_state)
     dtype = _tree.dtype_of(initial_state)
     scheme = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype) if isinstance(leaf, float) else leaf, scheme)
     has_energy, has_rate, unavailable = records_energy(energy, geometry, initial_state)
@@ -64,6 +63,7 @@ def rollout(
         values = record(energy, geometry, measure, (has_energy, has_rate), here.state)
         measurements = {**here.stats, **values.pop("measurements")}
         values["distances_squared"] = here.distance_squared
+        values["dissipated"] = here.dissipated
         return here.time, eqx.filter(here.state, eqx.is_array), values, measurements
 
     def one_step(carry: Any, _: None) -> tuple[Any, None]:

@@ -19,12 +19,14 @@ class StepInfo(eqx.Module):
     """What a step says of itself.
 
     `step_size`: the time that it advanced (arc length for `Constrained`); `distance_squared`: how far it went;
-    `result`: a member of `RESULTS`; `stats`: named numbers, the same names at every step, whose last values
+    `dissipated`: the energy that it dissipated, the integral of the dissipation rate over the step, to the order of the
+    scheme; `result`: a member of `RESULTS`; `stats`: named numbers, the same names at every step, which
     `path.measurements` records.
     """
 
     step_size: Scalar
     distance_squared: Scalar
+    dissipated: Scalar
     result: Any
     stats: dict[str, Any]
 

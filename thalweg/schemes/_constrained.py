@@ -55,7 +55,7 @@ class Constrained(AbstractScheme):
         if self.solver is None:
             moved = metric.move(velocity, linearised)
             travelled = jnp.where(length > 0, radius, 0)
-            return moved, memory, StepInfo(travelled, travelled**2, RESULTS.successful, {})
+            return moved, memory, StepInfo(travelled, travelled**2, travelled * length, RESULTS.successful, {})
 
         _, unravel = ravel_pytree(velocity.tangent)
         objective = lambda offset: energy(_tree.multiply_add(state, 1.0, unravel(offset)))  # noqa: E731
@@ -66,7 +66,7 @@ class Constrained(AbstractScheme):
         travelled = jnp.sqrt(jnp.sum(offset**2))
         result = RESULTS.where(converged, RESULTS.successful, RESULTS.inner_solver_failed)
         moved = _tree.multiply_add(state, 1.0, unravel(offset))
-        return moved, memory, StepInfo(travelled, travelled**2, result, {"residual": residual})
+        return moved, memory, StepInfo(travelled, travelled**2, travelled * length, result, {"residual": residual})
 
     def check(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> None:
         metric = geometry.at(state)

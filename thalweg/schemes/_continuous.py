@@ -49,13 +49,13 @@ class Continuous(AbstractScheme):
         alpha = jnp.asarray(self.step_size, _tree.dtype_of(state))
         solver = self._resolved(energy, geometry, state).solver
         if isinstance(solver, FiniteVolume):
-            moved, memory, result, count = solver.advance(energy, state, alpha, memory)
+            moved, memory, dissipated, result, count = solver.advance(energy, state, alpha, memory)
         else:
-            moved, memory, result, count = solver.advance(energy, geometry, state, alpha, memory)
+            moved, memory, dissipated, result, count = solver.advance(energy, geometry, state, alpha, memory)
         metric = geometry.at(state)
         _, cotangent = energy_and_first_variation(energy, state)
         rate = metric.norm_squared(metric.steepest_descent(cotangent))
-        return moved, memory, StepInfo(alpha, alpha**2 * rate, result, {"substeps": count})
+        return moved, memory, StepInfo(alpha, alpha**2 * rate, dissipated, result, {"substeps": count})
 
     def _resolved(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> "Continuous":
         # Inside a trace (a user's own loop) the stiffness cannot be looked at: the explicit solver is the default

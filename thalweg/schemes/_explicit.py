@@ -67,7 +67,7 @@ class Explicit(AbstractScheme):
         if not isinstance(self.step_size, Backtracking):
             alpha = jnp.asarray(self.step_size, rate.dtype)
             moved = metric.move(velocity, alpha)
-            return moved, memory, StepInfo(alpha, alpha**2 * rate, RESULTS.successful, {})
+            return moved, memory, StepInfo(alpha, alpha**2 * rate, alpha * rate, RESULTS.successful, {})
 
         search = self.step_size
         first = jnp.minimum(memory, jnp.asarray(search.maximum, memory.dtype)).astype(rate.dtype)
@@ -86,7 +86,11 @@ class Explicit(AbstractScheme):
         )
         result = RESULTS.where(good, RESULTS.successful, RESULTS.step_size_underflow)
         moved = metric.move(velocity, alpha)
-        return moved, (2 * alpha).astype(memory.dtype), StepInfo(alpha, alpha**2 * rate, result, {"cuts": cuts})
+        return (
+            moved,
+            (2 * alpha).astype(memory.dtype),
+            StepInfo(alpha, alpha**2 * rate, alpha * rate, result, {"cuts": cuts}),
+        )
 
     def check(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> None:
         metric = geometry.at(state)

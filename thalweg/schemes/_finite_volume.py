@@ -30,10 +30,11 @@ import jax
 import jax.numpy as jnp
 from jax.lax.linalg import tridiagonal_solve
 
+from thalweg._first_variation import energy_and_first_variation
 from thalweg._result import RESULTS
 from thalweg._types import Array, Scalar
 from thalweg.energies import AbstractEnergy, Decomposition, decompose
-from thalweg.geometries.wasserstein._grid import difference, neighbour, open_faces
+from thalweg.geometries.wasserstein._grid import GridMetric, difference, neighbour, open_faces
 from thalweg.geometries.wasserstein._means import fitted_coefficient
 from thalweg.states import Grid, GridDensity
 
@@ -60,13 +61,19 @@ class FiniteVolume(eqx.Module):
 
     def advance(
         self, energy: AbstractEnergy, state: GridDensity, duration: Scalar, substep: Scalar
-    ) -> tuple[GridDensity, Scalar, Any, Array]:
-        """The state after `duration`, the next substep, a result, and the number of substeps taken."""
+    ) -> tuple[GridDensity, Scalar, Scalar, Any, Array]:
+        """The state after `duration`, the next substep, the energy dissipated, a result, and the count of substeps."""
         structure = decompose(energy)
         duration = jnp.asarray(duration, state.values.dtype)
         linear = _linear_coefficients(structure, state) if structure.is_linear else None
         smallest = duration * 1e-9
-        value = energy(state)
+
+        def value_and_rate(density: GridDensity) -> tuple[Scalar, Scalar]:
+            value, cotangent = energy_and_first_variation(energy, density)
+            metric = GridMetric(density)
+            return value, metric.norm_squared(metric.steepest_descent(cotangent))
+
+        value, rate = value_and_rate(state)
 
         def body(carry: _Carry) -> _Carry:
             left = duration - carry.time
@@ -74,7 +81,7 @@ class FiniteVolume(eqx.Module):
             tau = jnp.where(left - tau < 1e-6 * duration, left, tau)
             values, error = _strang(energy, structure, linear, state, carry.values, tau)
             moved = eqx.tree_at(lambda s: s.values, state, values)
-            new_value = energy(moved)
+            new_value, new_rate = value_and_rate(moved)
             rounding = 1e-13 * (1 + jnp.abs(carry.value))
             accepted = ((error <= self.tolerance) & (new_value <= carry.value + rounding)) | (tau <= smallest)
             # The first-order error of a substep is O(τ²).
@@ -86,12 +93,15 @@ class FiniteVolume(eqx.Module):
                 jnp.where(accepted & (tau < carry.substep), jnp.maximum(carry.substep, tau * factor), tau * factor),
                 jnp.where(accepted, values, carry.values),
                 jnp.where(accepted, new_value, carry.value),
+                jnp.where(accepted, new_rate, carry.rate),
+                # The trapezoid rule over the substep.
+                carry.dissipated + jnp.where(accepted, 0.5 * tau * (carry.rate + new_rate), 0),
                 carry.count + 1,
             )
 
         zero = jnp.zeros((), duration.dtype)
         first = jnp.minimum(jnp.asarray(substep, duration.dtype), duration)
-        begin = _Carry(zero, first, state.values, value, jnp.asarray(0))
+        begin = _Carry(zero, first, state.values, value, rate, zero, jnp.asarray(0))
         last = eqxi.while_loop(
             lambda carry: (carry.time < duration) & (carry.count < self.max_substeps),
             body,
@@ -101,7 +111,8 @@ class FiniteVolume(eqx.Module):
         )
         done = last.time >= duration
         result = RESULTS.where(done, RESULTS.successful, RESULTS.inner_solver_failed)
-        return eqx.tree_at(lambda s: s.values, state, last.values), last.substep, result, last.count
+        moved = eqx.tree_at(lambda s: s.values, state, last.values)
+        return moved, last.substep, last.dissipated, result, last.count
 
 
 def implicit_guess(energy: AbstractEnergy, state: GridDensity, duration: Scalar) -> GridDensity:
@@ -127,6 +138,8 @@ class _Carry(eqx.Module):
     substep: Scalar
     values: Array
     value: Scalar
+    rate: Scalar
+    dissipated: Scalar
     count: Array
 
 

@@ -57,7 +57,7 @@ class Langevin(AbstractScheme):
             metric.noise(key).tangent,
         )
         moved = metric.move(Velocity(displacement), 1.0)
-        return moved, memory, StepInfo(alpha, alpha**2 * rate, RESULTS.successful, {})
+        return moved, memory, StepInfo(alpha, alpha**2 * rate, alpha * rate, RESULTS.successful, {})
 
     def check(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> None:
         structure = decompose(energy)

@@ -1,5 +1,6 @@
 """The gradient-flow ODE of a state with few coordinates, by the solvers of diffrax."""
 
+import math
 from typing import Any
 
 import diffrax
@@ -40,34 +41,39 @@ class ODESolver(eqx.Module):
 
     def advance(
         self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State, duration: Scalar, substep: Scalar
-    ) -> tuple[State, Scalar, Any, Array]:
-        """The state after `duration`, the next substep, a result, and the number of substeps taken."""
-
-        def field(t: Any, free: Any, args: Any) -> Any:
-            point = eqx.combine(free, state)
-            return geometry.at(point).steepest_descent(first_variation(energy, point)).tangent
+    ) -> tuple[State, Scalar, Scalar, Any, Array]:
+        """The state after `duration`, the next substep, the energy dissipated, a result, and the count of substeps."""
 
         time_dtype = jnp.result_type(duration)
+
+        def field(t: Any, extended: Any, args: Any) -> Any:
+            # The dissipated energy is one more unknown, so that the energy balance is as accurate as the solution.
+            point = eqx.combine(extended[0], state)
+            metric = geometry.at(point)
+            velocity = metric.steepest_descent(first_variation(energy, point))
+            return velocity.tangent, metric.norm_squared(velocity).astype(time_dtype)
+
         solution = diffrax.diffeqsolve(
             diffrax.ODETerm(field),
             self.solver,
             t0=jnp.zeros((), time_dtype),
             t1=duration,
             dt0=jnp.minimum(substep, duration),
-            y0=moving(state),
+            y0=(moving(state), jnp.zeros((), time_dtype)),
             saveat=diffrax.SaveAt(t1=True),
             stepsize_controller=diffrax.PIDController(rtol=self.rtol, atol=self.atol),
             max_steps=self.max_steps,
             throw=False,
         )
         assert solution.ys is not None
-        moved = eqx.combine(jax.tree.map(lambda leaf: leaf[0], solution.ys), state)
+        free, dissipated = jax.tree.map(lambda leaf: leaf[0], solution.ys)
+        moved = eqx.combine(free, state)
         accepted = jnp.maximum(solution.stats["num_accepted_steps"], 1)
         # An interval is cut at its end; the mean step, a little enlarged, is where the next one begins.
         following = (1.25 * duration / accepted).astype(time_dtype)
         good = solution.result == diffrax.RESULTS.successful
         result = RESULTS.where(good, RESULTS.successful, RESULTS.inner_solver_failed)
-        return moved, following, result, solution.stats["num_steps"]
+        return moved, following, dissipated, result, solution.stats["num_steps"]
 
 
 def default_tolerances(state: State) -> tuple[float, float]:
@@ -83,19 +89,19 @@ def choose_solver(
 ) -> tuple[ODESolver, str]:
     """An explicit or a stiff solver, by the largest rate of the flow at the start, and the reason in words."""
     dtype = _tree.dtype_of(state)
-    free, unravel = ravel_pytree(moving(state))
+    free, _ = ravel_pytree(moving(state))
     single = dtype.itemsize < 8
     rtol, atol = default_tolerances(state)
     explicit = ODESolver(diffrax.Tsit5(), rtol, atol)
     if free.size > _LARGEST_IMPLICIT:
         return explicit, f"Tsit5 (explicit): {free.size} unknowns are too many for an implicit solver's dense Jacobian"
 
-    def field(flat: Array) -> Array:
-        point = eqx.combine(unravel(flat), state)
-        tangent = geometry.at(point).steepest_descent(first_variation(energy, point)).tangent
-        return ravel_pytree(tangent)[0]
-
-    rate = float(_largest_rate(field, free))
+    rate = _largest_rate(energy, geometry, state)
+    if _tree.is_traced(rate) or _tree.is_traced(duration):
+        return explicit, "Tsit5 (explicit): chosen while tracing, where stiffness cannot be measured"
+    rate = float(rate)
+    if not math.isfinite(rate):
+        return explicit, "Tsit5 (explicit): the velocity has no derivative at the start, so stiffness was not measured"
     stiffness = float(duration) * rate
     if stiffness < _STIFF:
         return (
@@ -112,19 +118,21 @@ def choose_solver(
     return ODESolver(diffrax.Kvaerno5(), rtol, atol), reason
 
 
-def _largest_rate(field: Any, point: Array) -> Array:
+@eqx.filter_jit
+def _largest_rate(energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> Array:
     """The largest rate |λ| of the linearised flow, by power iteration from a fixed start."""
+    here, unravel = ravel_pytree(moving(state))
 
-    @jax.jit
-    def iterate(point: Array) -> Array:
-        start = jax.random.normal(jax.random.key(0), point.shape, point.dtype)
+    def field(flat: Array) -> Array:
+        point = eqx.combine(unravel(flat), state)
+        tangent = geometry.at(point).steepest_descent(first_variation(energy, point)).tangent
+        return ravel_pytree(tangent)[0]
 
-        def body(_: Any, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-            direction, _ = carry
-            image = jax.jvp(field, (point,), (direction,))[1]
-            size = jnp.linalg.norm(image)
-            return image / jnp.where(size > 0, size, 1), size
+    def body(_: Any, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        direction, _ = carry
+        image = jax.jvp(field, (here,), (direction,))[1]
+        size = jnp.linalg.norm(image)
+        return image / jnp.where(size > 0, size, 1), size
 
-        return jax.lax.fori_loop(0, 24, body, (start / jnp.linalg.norm(start), jnp.zeros((), point.dtype)))[1]
-
-    return iterate(point)
+    start = jax.random.normal(jax.random.key(0), here.shape, here.dtype)
+    return jax.lax.fori_loop(0, 24, body, (start / jnp.linalg.norm(start), jnp.zeros((), here.dtype)))[1]

@@ -69,7 +69,7 @@ class Proximal(AbstractScheme):
         certified = after + distance / (2 * alpha) <= before + rounding
         result = RESULTS.where(converged, RESULTS.successful, RESULTS.inner_solver_failed)
         result = RESULTS.where(certified, result, RESULTS.energy_increased)
-        return moved, memory, StepInfo(alpha, distance, result, {"residual": residual})
+        return moved, memory, StepInfo(alpha, distance, distance / alpha, result, {"residual": residual})
 
     def check(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> None:
         metric = geometry.at(state)
