@@ -33,7 +33,7 @@ class EnergyBalance(NamedTuple):
     r"""Whether the energy that was lost is the energy that was dissipated: $F(x_0) - F(x_T)$ against $\int_0^T
     \|\xi\|_*^2\,\mathrm dt$.
 
-    `decrease`, `dissipated`, and `relative_error` = |decrease − dissipated| / max(decrease, dissipated). The integral is
+    `decrease`, `dissipated`, `relative_error` = |decrease − dissipated| / max(decrease, dissipated). The integral is
     taken step by step by the scheme, whatever is saved: `Continuous` integrates it with the flow, so the two agree to
     its accuracy; for the schemes of first order the difference is of the order of the step size.
     """
