@@ -1,0 +1,185 @@
+"""What works with what: every combination of representative objects, put to the library itself."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from rich.table import Table
+from rich.text import Text
+
+import thalweg as tw
+from thalweg.likelihoods import Normal
+
+YES, NO = "✓", "–"
+
+
+@dataclasses.dataclass(frozen=True)
+class Combination:
+    """Four choices by name, and why they do not fit together (`None`: they do)."""
+
+    state: str
+    geometry: str
+    energy: str
+    scheme: str
+    reason: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A line of the table: energies and geometries that support the same schemes at one state."""
+
+    state: str
+    geometries: tuple[str, ...]
+    energies: tuple[str, ...]
+    supported: tuple[bool, ...]
+
+
+def representatives() -> dict[str, dict[str, Any]]:
+    """One object of each public class, by role and by the name under which the table shows it."""
+    square = lambda x: jnp.sum(x**2)  # noqa: E731
+    target = tw.Target(lambda x: -0.5 * jnp.sum(x**2), 1)
+    line, ring = tw.Grid(-1.0, 1.0, 4), tw.Grid(-1.0, 1.0, 4, tw.Periodic())
+    plane = tw.Grid((-1.0, -1.0), (1.0, 1.0), (3, 3))
+    points = jnp.linspace(-1.0, 1.0, 8)[:, None]
+    flat = lambda grid: tw.GridDensity.normalised(jnp.ones(grid.shape), grid)  # noqa: E731
+    return {
+        "energy": {
+            "any function": _any_function,
+            "PotentialEnergy": tw.PotentialEnergy(square),
+            "InteractionEnergy": tw.InteractionEnergy(square),
+            "Entropy": tw.Entropy(),
+            "KL": tw.KL(target),
+            "FDivergence": tw.FDivergence(tw.generators.forward_kl, target),
+            "InternalEnergy": tw.InternalEnergy(lambda q: q**2),
+            "PorousMedium": tw.PorousMedium(2.0),
+            "Functional": tw.Functional(lambda state: state.expect(square)),
+            "NegativeLogLikelihood": tw.NegativeLogLikelihood(jnp.ones(2)),
+        },
+        "state": {
+            "vector": jnp.ones(2),
+            "matrix": jnp.eye(2),
+            "GridDensity, 1D": flat(line),
+            "GridDensity, 1D periodic": flat(ring),
+            "GridDensity, 2D": flat(plane),
+            "Particles": tw.Particles(points),
+            "Particles with KernelDensity": tw.Particles(points, density=tw.KernelDensity()),
+            "Gaussian": tw.Gaussian(jnp.zeros(1), jnp.eye(1)),
+            "Parametric": tw.Parametric(jnp.ones(2), Normal()),
+        },
+        "geometry": {
+            "Euclidean": tw.Euclidean(),
+            "Mahalanobis": tw.Mahalanobis(jnp.eye(2)),
+            "PNorm": tw.PNorm(3.0),
+            "OneNorm": tw.OneNorm(),
+            "MaxNorm": tw.MaxNorm(),
+            "SpectralNorm": tw.SpectralNorm(),
+            "FisherRao": tw.FisherRao(),
+            "Wasserstein": tw.Wasserstein(),
+        },
+        "scheme": {
+            "Constrained": tw.Constrained(0.1),
+            "Explicit": tw.Explicit(0.1),
+            "Proximal": tw.Proximal(0.1),
+            "Continuous": tw.Continuous(0.1),
+            "Langevin": tw.Langevin(0.1),
+        },
+    }
+
+
+def _any_function(state: Any) -> Any:
+    """The sum of the squares of all numbers of a state: a function of a state of any kind."""
+    leaves = jax.tree.leaves(eqx.filter(state, eqx.is_inexact_array))
+    return sum((jnp.sum(leaf**2) for leaf in leaves), start=jnp.zeros(()))
+
+
+def find_combinations() -> list[Combination]:
+    """Every combination with the library's answer, from `tw.why_unsupported`."""
+    choices = representatives()
+    found = []
+    for (state_name, state), (geometry_name, geometry) in itertools.product(
+        choices["state"].items(), choices["geometry"].items()
+    ):
+        for (energy_name, energy), (scheme_name, scheme) in itertools.product(
+            choices["energy"].items(), choices["scheme"].items()
+        ):
+            reason = tw.why_unsupported(energy, state, geometry=geometry, scheme=scheme)
+            found.append(Combination(state_name, geometry_name, energy_name, scheme_name, reason))
+    return found
+
+
+def lines(found: list[Combination]) -> list[Line]:
+    """The table: states, and for each the energies and geometries that support the same schemes, together."""
+    schemes = scheme_names(found)
+    cells: dict[tuple[str, str, str], tuple[bool, ...]] = {}
+    for (state, geometry, energy), group in itertools.groupby(found, lambda c: (c.state, c.geometry, c.energy)):
+        answers = {entry.scheme: entry.reason is None for entry in group}
+        cells[state, geometry, energy] = tuple(answers[name] for name in schemes)
+    rows: dict[tuple[str, str, tuple[bool, ...]], list[str]] = {}
+    for (state, geometry, energy), supported in cells.items():
+        if any(supported):
+            rows.setdefault((state, geometry, supported), []).append(energy)
+    merged: dict[tuple[str, tuple[str, ...], tuple[bool, ...]], list[str]] = {}
+    for (state, geometry, supported), energies in rows.items():
+        merged.setdefault((state, tuple(energies), supported), []).append(geometry)
+    return [Line(state, tuple(geometries), energies, yes) for (state, energies, yes), geometries in merged.items()]
+
+
+def scheme_names(found: list[Combination]) -> tuple[str, ...]:
+    """The columns of the table."""
+    return tuple(dict.fromkeys(entry.scheme for entry in found))
+
+
+def _cells(found: list[Combination]) -> Iterator[tuple[str, str, str, *tuple[str, ...]]]:
+    everything = tuple(dict.fromkeys(entry.energy for entry in found if entry.energy not in _OF_PARAMETERS))
+    for line in lines(found):
+        energies = "all of densities" if line.energies == everything else ", ".join(line.energies)
+        yield line.state, ", ".join(line.geometries), energies, *(YES if yes else NO for yes in line.supported)
+
+
+# A likelihood is an energy of a family's parameters; every other energy is one of densities.
+_OF_PARAMETERS = ("NegativeLogLikelihood",)
+
+
+def as_markdown(found: list[Combination] | None = None) -> str:
+    """The table in Markdown, as the README shows it."""
+    found = find_combinations() if found is None else found
+    head = ("state", "geometry", "energies", *scheme_names(found))
+    rows = [head, ("---", "---", "---", *(":-:" for _ in scheme_names(found))), *_cells(found)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def as_table(found: list[Combination]) -> Table:
+    """The table for a terminal."""
+    table = Table(pad_edge=False, title="What works with what", title_justify="left")
+    for name in ("state", "geometry", "energies"):
+        table.add_column(name, overflow="fold")
+    for name in scheme_names(found):
+        table.add_column(name, justify="center", overflow="fold")
+    before = ""
+    for state, *rest in _cells(found):
+        if state != before:
+            table.add_section()
+        cells = (Text(cell, style="green" if cell == YES else "dim" if cell == NO else "") for cell in rest)
+        table.add_row(state if state != before else "", *cells)
+        before = state
+    return table
+
+
+def reasons(found: list[Combination]) -> list[str]:
+    """Why what is not in the table is not: each reason once, with the combinations that it is the reason for."""
+    grouped: dict[str, list[Combination]] = {}
+    for entry in found:
+        if entry.reason is not None:
+            grouped.setdefault(entry.reason, []).append(entry)
+    texts = []
+    for reason, entries in grouped.items():
+        parts = [
+            ", ".join(dict.fromkeys(getattr(entry, name) for entry in entries))
+            for name in ("energy", "state", "geometry", "scheme")
+        ]
+        texts.append(" × ".join(parts) + "".join(f"\n    {line}" for line in reason.splitlines()) + "\n")
+    return texts

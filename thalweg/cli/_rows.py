@@ -1,0 +1,73 @@
+"""A number that was reached beside the one that is known, and the verdict between them."""
+
+import dataclasses
+from typing import Any
+
+TOLERANCES: dict[str, float] = {
+    # Means in standard deviations of the reference, standard deviations relative: what a thousand particles give.
+    "mean": 0.1,
+    "sd": 0.1,
+    # Correct significant digits (the log relative error) of a certified parameter.
+    "digits": 8.0,
+    # L¹ distance of two densities, and differences of their values relative to the largest: a grid of 100 cells.
+    "density": 0.01,
+    # Energies and points of space, relative to their size where that is above one.
+    "energy": 1e-3,
+    "point": 1e-3,
+}
+"""What the table [tolerance] of a problem file may set, with the defaults."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One number that was reached, beside the one that is known.
+
+    `error` is in `unit`s ("sd", "relative", "absolute", "digits"); it meets the tolerance if it is at most, or for
+    digits at least, `tolerance`.
+    """
+
+    quantity: str
+    reached: float
+    reference: float
+    error: float
+    tolerance: float
+    unit: str
+
+    @property
+    def met(self) -> bool:
+        """The verdict; not a number never meets it."""
+        return self.error >= self.tolerance if self.unit == "digits" else self.error <= self.tolerance
+
+    @property
+    def verdict(self) -> str:
+        """The verdict in words."""
+        return "met" if self.met else "NOT MET"
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """The row as text, by column."""
+        if self.unit == "digits":
+            number = "{:.10E}".format
+            error, tolerance = f"{self.error:.1f} digits", f"≥ {self.tolerance:g} digits"
+        else:
+            number = "{:.5g}".format
+            unit = {"sd": " sd", "relative": " rel."}.get(self.unit, "")
+            error, tolerance = f"{self.error:.2g}{unit}", f"≤ {self.tolerance:g}{unit}"
+        return {
+            "quantity": self.quantity,
+            "reached": number(self.reached),
+            "reference": number(self.reference),
+            "error": error,
+            "tolerance": tolerance,
+            "verdict": self.verdict,
+        }
+
+    def for_report(self) -> tuple[str, str, str, str, str]:
+        """The row as `thalweg.plotting.ReferenceRow` takes it; the verdict states the tolerance."""
+        texts = self.texts
+        verdict = f"{'within' if self.met else 'not within'} ({texts['tolerance']})"
+        return texts["quantity"], texts["reached"], texts["reference"], texts["error"], verdict
+
+    def as_dict(self) -> dict[str, Any]:
+        """The row as plain data."""
+        return {**dataclasses.asdict(self), "verdict": self.verdict}

@@ -1,0 +1,138 @@
+"""The record of a run as a person reads it in a terminal; no JAX is needed to look at a run."""
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from thalweg.cli._errors import UsageError
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_STYLES = {"done": "green", "failed": "bold red", "interrupted": "yellow", "running": "yellow"}
+_COLUMNS = ("quantity", "reached", "reference", "error", "tolerance", "verdict")
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """The record of a run folder.
+
+    **Raises:** `UsageError` if it is none.
+    """
+    file = folder / "run.json"
+    if not folder.is_dir():
+        raise UsageError(f"There is no folder {folder}.")
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"{folder} is not a run folder: it has no run.json.") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{file} cannot be read: {error}.") from None
+    if not isinstance(record, dict) or "status" not in record:
+        raise UsageError(f"{file} is not the record of a run.")
+    return record
+
+
+def print_run(console: Console, record: dict[str, Any], folder: Path) -> None:
+    """The summary of one run."""
+    status = str(record["status"])
+    console.print(
+        Text.assemble((str(record.get("title", folder.name)), "bold"), "  ", (status, _STYLES.get(status, "")))
+    )
+    if "message" not in record:
+        _line(console, "This run has not ended.")
+        _line(console, f"To go on with it: thalweg run {folder} --resume")
+        return
+    _line(console, record["message"])
+    seconds = f"{record.get('seconds', 0):.1f} s" if record.get("seconds") is not None else ""
+    facts = [f"{record['num_steps']} steps to t = {record['time']:.6g}", f"{record['saves']} saves", seconds]
+    _line(console, ", ".join([*facts, str(record.get("precision")), f"seed {record.get('seed')}"]))
+    for name, label in (("energies", "energy"), ("dissipation_rates", "dissipation")):
+        if name in record:
+            curve = record[name]
+            numbers = f"{_number(curve['first'])} → {_number(curve['last'])}"
+            # A dissipation rate falls over many powers of ten.
+            _line(console, f"{label:<12}{numbers:<28}{sparkline(curve['curve'], logarithmic=name != 'energies')}")
+        elif name in record.get("unavailable", {}):
+            _line(console, f"{label:<12}no value: {record['unavailable'][name].splitlines()[0]}")
+    if balance := record.get("energy_balance"):
+        lost, dissipated = _number(balance["decrease"]), _number(balance["dissipated"])
+        share = balance["relative_error"]
+        apart = "" if share is None else f" ({share:.2g} of it apart)"
+        _line(console, f"{'balance':<12}energy lost {lost}, dissipated {dissipated}{apart}")
+    if record.get("reference"):
+        console.print(rows_table({"": record["reference"]}))
+    if "report_error" in record:
+        _line(console, f"The report could not be written: {record['report_error']}", "red")
+    files = record.get("files", {})
+    for name, label in (
+        ("report", "report"),
+        ("netcdf", "path (xarray)"),
+        ("path", "path (tw.load)"),
+        ("figures", "figures"),
+    ):
+        if name in files:
+            _line(console, f"{label:<16}{folder / files[name]}")
+    if status in ("interrupted", "failed"):
+        _line(
+            console,
+            f"To go on with it: thalweg run {folder} --resume"
+            if status == "interrupted"
+            else "The partial path is saved.",
+        )
+
+
+def _line(console: Console, text: str, style: str = "") -> None:
+    console.print(Text(f"  {text}", style=style), soft_wrap=True)
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.6g}"
+
+
+def sparkline(values: Iterable[float | None], *, logarithmic: bool = False) -> str:
+    """A curve as a row of blocks; a value that is not finite leaves a gap."""
+    numbers = [math.nan if value is None else float(value) for value in values]
+    if logarithmic:
+        numbers = [math.log(value) if value > 0 else math.nan for value in numbers]
+    finite = [value for value in numbers if math.isfinite(value)]
+    if not finite:
+        return ""
+    low, high = min(finite), max(finite)
+    scale = (len(_BLOCKS) - 1) / (high - low) if high > low else 0.0
+    numbers = numbers[:: max(1, math.ceil(len(numbers) / 30))]
+    return "".join(_BLOCKS[round((value - low) * scale)] if math.isfinite(value) else " " for value in numbers)
+
+
+def rows_table(groups: dict[str, list[dict[str, Any]]], title: str | None = None) -> Table:
+    """Reached and reference values with their verdicts; one group of rows for each run."""
+    table = Table(title=title, title_justify="left", pad_edge=False, box=None if title is None else _box())
+    for name in _COLUMNS:
+        right = name in ("reached", "reference", "error", "tolerance")
+        table.add_column(name, justify="right" if right else "left", no_wrap=name == "verdict", overflow="fold")
+    for group, rows in groups.items():
+        if group:
+            table.add_section()
+            table.add_row(Text(group, style="bold"))
+        for row in rows:
+            texts = row_texts(row)
+            style = "green" if texts["verdict"] == "met" else "bold red"
+            table.add_row(*(Text(texts[name], style=style if name == "verdict" else "") for name in _COLUMNS))
+    return table
+
+
+def _box() -> Any:
+    from rich import box
+
+    return box.SIMPLE_HEAD
+
+
+def row_texts(row: dict[str, Any]) -> dict[str, str]:
+    """The text of each column of one row of a record."""
+    from thalweg.cli._rows import Row
+
+    numbers = {name: math.nan if row[name] is None else row[name] for name in ("reached", "reference", "error")}
+    return Row(row["quantity"], **numbers, tolerance=row["tolerance"], unit=row["unit"]).texts
