@@ -91,11 +91,16 @@ def _check_energy_fits(energy: AbstractEnergy, state: State) -> None:
             "A potential or log density takes one point and returns a scalar: end it with `jnp.sum(...)`."
         )
     if isinstance(state, GridDensity) and structure.potential and not _tree.is_traced(state.values):
-        _check_potential(structure, state)
+        _check_potential(energy, state)
 
 
-def _check_potential(structure: Any, state: GridDensity) -> None:
-    potential = jax.jit(lambda: state.on_cells(structure.potential_value))()
+@eqx.filter_jit
+def _potential_on_cells(energy: AbstractEnergy, state: GridDensity) -> Any:
+    return state.on_cells(decompose(energy).potential_value)
+
+
+def _check_potential(energy: AbstractEnergy, state: GridDensity) -> None:
+    potential = _potential_on_cells(energy, state)
     if _tree.is_traced(potential):
         return
     potential = np.asarray(potential)

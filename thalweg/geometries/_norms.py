@@ -31,6 +31,10 @@ class AbstractNorm(AbstractGeometry):
         """The norm of a vector, a pytree like the moving part of the state."""
 
     @abc.abstractmethod
+    def norm_squared(self, tangent: Any) -> Scalar:
+        """The squared norm, with right first and second derivatives at zero where it is smooth."""
+
+    @abc.abstractmethod
     def descent(self, gradient: Any) -> Any:
         """The direction of steepest descent, $\\|\\xi\\|_*$ times the minimiser over the unit ball."""
 
@@ -61,14 +65,14 @@ class NormedMetric(AbstractMetric):
         return Velocity(self.geometry.descent(cotangent.regular))
 
     def norm_squared(self, velocity: Velocity) -> Scalar:
-        return self.geometry.norm(velocity.tangent) ** 2
+        return self.geometry.norm_squared(velocity.tangent)
 
     def move(self, velocity: Velocity, scale: ScalarLike) -> State:
         return _tree.multiply_add(self.state, scale, velocity.tangent)
 
     def distance_squared(self, other: State) -> Scalar:
         difference = _tree.multiply_add(moving(other), -1.0, moving(self.state))
-        return self.geometry.norm(difference) ** 2
+        return self.geometry.norm_squared(difference)
 
     def chart(self, coordinates: Any) -> State:
         return _tree.multiply_add(self.state, 1.0, coordinates)
@@ -97,7 +101,10 @@ class Euclidean(AbstractNorm):
     """
 
     def norm(self, tangent: Any) -> Scalar:
-        return _safe_sqrt(_tree.dot(tangent, tangent))
+        return _safe_sqrt(self.norm_squared(tangent))
+
+    def norm_squared(self, tangent: Any) -> Scalar:
+        return _tree.dot(tangent, tangent)
 
     def descent(self, gradient: Any) -> Any:
         return _tree.scale_by(gradient, -1)
@@ -136,8 +143,11 @@ class Mahalanobis(AbstractNorm):
             raise ValueError("`matrix` of `Mahalanobis` must be symmetric positive definite.")
 
     def norm(self, tangent: Any) -> Scalar:
+        return _safe_sqrt(self.norm_squared(tangent))
+
+    def norm_squared(self, tangent: Any) -> Scalar:
         flat = _flat(tangent)
-        return _safe_sqrt(flat @ (self.matrix.astype(flat.dtype) @ flat))
+        return flat @ (self.matrix.astype(flat.dtype) @ flat)
 
     def descent(self, gradient: Any) -> Any:
         flat, unravel = ravel_pytree(gradient)
@@ -165,6 +175,9 @@ class MaxNorm(AbstractNorm):
     def norm(self, tangent: Any) -> Scalar:
         return jnp.max(jnp.abs(_flat(tangent)))
 
+    def norm_squared(self, tangent: Any) -> Scalar:
+        return self.norm(tangent) ** 2
+
     def descent(self, gradient: Any) -> Any:
         flat, unravel = ravel_pytree(gradient)
         return unravel(-jnp.sum(jnp.abs(flat)) * jnp.sign(flat))
@@ -187,6 +200,9 @@ class OneNorm(AbstractNorm):
 
     def norm(self, tangent: Any) -> Scalar:
         return jnp.sum(jnp.abs(_flat(tangent)))
+
+    def norm_squared(self, tangent: Any) -> Scalar:
+        return self.norm(tangent) ** 2
 
     def descent(self, gradient: Any) -> Any:
         flat, unravel = ravel_pytree(gradient)
@@ -221,6 +237,9 @@ class PNorm(AbstractNorm):
     def norm(self, tangent: Any) -> Scalar:
         return _p_norm(_flat(tangent), self.exponent)
 
+    def norm_squared(self, tangent: Any) -> Scalar:
+        return self.norm(tangent) ** 2
+
     def descent(self, gradient: Any) -> Any:
         flat, unravel = ravel_pytree(gradient)
         conjugate = self.exponent / (self.exponent - 1)
@@ -233,17 +252,22 @@ class PNorm(AbstractNorm):
 
     @property
     def is_smooth(self) -> bool:
-        return True
+        # Below 2 the curvature of |v_i|^p is infinite at zero, where every proximal step begins.
+        return self.exponent >= 2
 
     def at(self, state: State, memory: Any = None) -> NormedMetric:
         return _normed(self, state)
 
 
 def _p_norm(flat: Array, exponent: float) -> Scalar:
-    # Scaled by the largest entry, so that no power over- or underflows.
-    largest = jnp.max(jnp.abs(flat))
-    safe = jnp.where(largest > 0, largest, 1)
-    return jnp.where(largest > 0, safe * jnp.sum(jnp.abs(flat / safe) ** exponent) ** (1 / exponent), 0)
+    # Scaled by the largest entry, so that no power over- or underflows; the scale cancels and needs no derivative. At
+    # zero the sum is replaced by one, since the derivative of its root there would be 0/0; that of the norm is taken
+    # as zero, which is right for its square.
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(flat)))
+    moving = largest > 0
+    safe = jnp.where(moving, largest, 1)
+    total = jnp.sum(jnp.abs(flat / safe) ** exponent)
+    return jnp.where(moving, safe * jnp.where(moving, total, 1) ** (1 / exponent), 0)
 
 
 class SpectralNorm(AbstractNorm):
@@ -255,6 +279,9 @@ class SpectralNorm(AbstractNorm):
 
     def norm(self, tangent: Any) -> Scalar:
         return jnp.max(jnp.linalg.svd(_single_matrix(tangent), compute_uv=False))
+
+    def norm_squared(self, tangent: Any) -> Scalar:
+        return self.norm(tangent) ** 2
 
     def descent(self, gradient: Any) -> Any:
         flat, unravel = ravel_pytree(gradient)

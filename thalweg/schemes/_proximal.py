@@ -73,7 +73,7 @@ class Proximal(AbstractScheme):
 
     def check(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> None:
         metric = geometry.at(state)
-        jax.eval_shape(energy, state)
+        eqx.filter_eval_shape(energy, state)
         solver = self.solver if self.solver is not None else _default_solver(metric)
         if solver is None:
             raise UnsupportedCombination(_why_no_solver(metric, geometry, state))
@@ -83,7 +83,8 @@ class Proximal(AbstractScheme):
                 "Wasserstein geometry.\n"
                 "Use `solver=None`, or `scheme=tw.Continuous(step_size)` for other grids."
             )
-        if not isinstance(solver, LineJKO) and metric.chart is None:
+        # Newton's methods see only slopes and curvatures, which tell nothing at the corners of a distance.
+        if not isinstance(solver, LineJKO) and (metric.chart is None or not metric.distance_is_smooth):
             raise UnsupportedCombination(_why_no_solver(metric, geometry, state))
 
     def resolve(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> "Proximal":

@@ -5,6 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 
+from thalweg._errors import UnsupportedCombination
 from thalweg._first_variation import Cotangent, Velocity
 from thalweg._types import Array, Scalar, ScalarLike
 from thalweg.geometries._base import AbstractMetric
@@ -97,11 +98,21 @@ class GridFisherMetric(AbstractMetric):
         return jnp.where(values > 0, velocity.tangent.values / jnp.where(values > 0, values, 1), 0)
 
 
+def _refuse_damping(state: Gaussian | GridDensity, geometry: FisherRao) -> None:
+    if not (isinstance(geometry.damping, int | float) and geometry.damping == 0):
+        raise UnsupportedCombination(
+            f"`FisherRao(damping=...)` damps the Fisher matrix of a `Parametric` state; a `{type(state).__name__}` "
+            "has none.\nUse `geometry=tw.FisherRao()`."
+        )
+
+
 @metric_at.register
 def _(state: Gaussian, geometry: FisherRao) -> Any:
+    _refuse_damping(state, geometry)
     return GaussianFisherMetric(state)
 
 
 @metric_at.register
 def _(state: GridDensity, geometry: FisherRao) -> Any:
+    _refuse_damping(state, geometry)
     return GridFisherMetric(state)

@@ -21,7 +21,7 @@ class ParametricMetric(AbstractMetric):
     \nabla^2_{\theta'}\mathrm{KL}(p_\theta\|p_{\theta'})|_{\theta'=\theta}$, and $D = 2\,\mathrm{KL}$.
 
     Following the article, $D(\theta', \theta) = 2\,\mathrm{KL}(p_{\theta'}\|p_\theta)$; the factor makes
-    $D/\varepsilon^2 \to \|\dot\theta\|^2$.
+    $D/\varepsilon^2 \to \|\dot\theta\|^2$. Damping adds its own square to both.
     """
 
     state: Parametric
@@ -31,12 +31,15 @@ class ParametricMetric(AbstractMetric):
 
     def matrix(self) -> Array:
         """The Fisher matrix in flat coordinates, with the damping, shape `(n, n)`."""
+        fisher = self._fisher()
+        return fisher + jnp.asarray(self.damping, fisher.dtype) * jnp.diag(jnp.diagonal(fisher))
+
+    def _fisher(self) -> Array:
         flat, unravel = ravel_pytree(self.state.params)
         family, here = self.state.family, self.state.params
         # The gradient of the divergence vanishes at equality, so this Hessian has no second derivatives of a model
         # in it: it is JᵀGJ.
-        fisher = jax.hessian(lambda other: family.kl(here, unravel(other)))(flat)
-        return fisher + jnp.asarray(self.damping, flat.dtype) * jnp.diag(jnp.diagonal(fisher))
+        return jax.hessian(lambda other: family.kl(here, unravel(other)))(flat)
 
     def steepest_descent(self, cotangent: Cotangent) -> Velocity:
         gradient, unravel = ravel_pytree(cotangent.regular.params)
@@ -51,7 +54,12 @@ class ParametricMetric(AbstractMetric):
         return self._moved(scale, velocity.tangent.params)
 
     def distance_squared(self, other: Parametric) -> Scalar:
-        return 2 * self.state.family.kl(other.params, self.state.params)
+        divergence = 2 * self.state.family.kl(other.params, self.state.params)
+        if isinstance(self.damping, int | float) and self.damping == 0:
+            return divergence
+        offset, _ = ravel_pytree(_tree.multiply_add(other.params, -1.0, self.state.params))
+        damping = jnp.asarray(self.damping, offset.dtype)
+        return divergence + damping * jnp.sum(jnp.diagonal(self._fisher()) * offset**2)
 
     def chart(self, coordinates: Any) -> Parametric:
         return self._moved(1.0, coordinates.params)

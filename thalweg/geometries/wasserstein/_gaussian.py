@@ -46,7 +46,9 @@ class GaussianMetric(AbstractMetric):
     def chart(self, coordinates: Any) -> Gaussian:
         symmetric = 0.5 * (coordinates.covariance + coordinates.covariance.T)
         # exp keeps the map I + A positive definite whatever the coordinates, so solvers cannot fold the space.
-        return self._affine(coordinates.mean, jax.scipy.linalg.expm(symmetric) - jnp.eye(self.state.dim))
+        return self._affine(
+            coordinates.mean, jax.scipy.linalg.expm(symmetric) - jnp.eye(self.state.dim, dtype=symmetric.dtype)
+        )
 
     def _affine(self, shift: Array, matrix: Array) -> Gaussian:
         stretch = jnp.eye(self.state.dim, dtype=self.state.mean.dtype) + matrix
