@@ -185,7 +185,7 @@ def iterate(
     stats["save_bytes"] = record_bytes
 
     def piece(saves: tuple[Any, ...], result: Any) -> Path:
-        times, states, records, measurements = jax.tree.map(jnp.asarray, saves)
+        times, states, records, measurements = jax.device_put(saves)
         # A save holds arrays only; the rest of the state (functions, numbers) is that of the flow.
         states = eqx.combine(states, eqx.filter(flow_state.state, eqx.is_array, inverse=True))
         stats["seconds"] = round(clock.perf_counter() - started, 6)

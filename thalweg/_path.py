@@ -4,7 +4,6 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from thalweg import _tree
@@ -172,7 +171,9 @@ def concatenate(paths: list[Path]) -> Path:
         return last
 
     def join(*leaves: Any) -> Any:
-        return jnp.concatenate([jnp.asarray(leaf) for leaf in leaves]) if eqx.is_array(leaves[0]) else leaves[0]
+        # By NumPy: JAX would compile a concatenation anew for each number and length of pieces.
+        joined = np.concatenate([np.asarray(leaf) for leaf in leaves]) if eqx.is_array(leaves[0]) else leaves[0]
+        return jax.device_put(joined) if eqx.is_array(joined) else joined
 
     parts = [(p.times, p.states, p.records, p.measurements) for p in paths]
     times, states, records, measurements = jax.tree.map(join, *parts)
