@@ -33,7 +33,6 @@ for _ in range(6):  # Gauss–Newton, with the Jacobian of the flow
     params = params - jnp.linalg.lstsq(jacobian, residual)[0]
     history.append(float(jnp.linalg.norm(params - truth)))
 print(params, "truth", truth)
-
 fig, ax = plt.subplots(figsize=(5, 3.6), layout="constrained")
 ax.semilogy(range(1, 7), history, "o-")
 ax.set(xlabel="Gauss–Newton step", ylabel="error of (drift, temperature)", title="Fitting a flow")
