@@ -264,10 +264,10 @@ def _p_norm(flat: Array, exponent: float) -> Scalar:
     # zero the sum is replaced by one, since the derivative of its root there would be 0/0; that of the norm is taken
     # as zero, which is right for its square.
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(flat)))
-    moving = largest > 0
-    safe = jnp.where(moving, largest, 1)
+    nonzero = largest > 0
+    safe = jnp.where(nonzero, largest, 1)
     total = jnp.sum(jnp.abs(flat / safe) ** exponent)
-    return jnp.where(moving, safe * jnp.where(moving, total, 1) ** (1 / exponent), 0)
+    return jnp.where(nonzero, safe * jnp.where(nonzero, total, 1) ** (1 / exponent), 0)
 
 
 class SpectralNorm(AbstractNorm):
