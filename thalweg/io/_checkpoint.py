@@ -53,7 +53,7 @@ class Checkpoint:
     cannot be written to, is in use by another run, is damaged, or belongs to another problem.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], *, every_seconds: float = 30.0, resume: bool = True):
+    def __init__(self, directory: str | os.PathLike[str], *, every_seconds: float | int = 30.0, resume: bool = True):
         if not isinstance(directory, str | os.PathLike) or not os.fspath(directory):
             raise ValueError(f"`directory` of a `Checkpoint` must be the name of a directory; got {directory!r}.")
         if not isinstance(every_seconds, int | float) or not 0 <= every_seconds < math.inf:
