@@ -213,10 +213,10 @@ def demo(
 ) -> None:
     """Run the main job on real data, and print reached beside reference values."""
     with _errors(debug, as_json):
-        from thalweg.cli._demo import print_demo, run_demo
+        from thalweg.cli._demo import demo_documents, print_demo, run_demo
         from thalweg.cli._folder import plain
 
-        result = run_demo(out, quiet=quiet, console=Console(stderr=True))
+        result = run_demo(demo_documents(), out, quiet=quiet, console=Console(stderr=True))
         if as_json:
             typer.echo(json.dumps(plain(result.as_dict()), allow_nan=False))
         else:

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import importlib
 import importlib.util
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -64,7 +65,7 @@ class Literal(Expression):
         return self.content
 
     def code(self, code: Code) -> str:
-        return repr(self.content) if self.written is None else self.written
+        return quoted(self.content) if self.written is None else self.written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Tree(Expression):
         return {name: item.value() for name, item in self.items.items()}
 
     def code(self, code: Code) -> str:
-        return "{" + ", ".join(f"{name!r}: {item.code(code)}" for name, item in self.items.items()) + "}"
+        return "{" + ", ".join(f"{quoted(name)}: {item.code(code)}" for name, item in self.items.items()) + "}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +166,7 @@ class DataFile(Expression):
         return (slice(None), 0) if is_table and shape[1] == 1 and self.key not in _ROWS_OF_POINTS else (...,)
 
     def code(self, code: Code) -> str:
-        read = f"{code.import_name('thalweg.io', 'read_array')}({self.reference + self._member!r})"
+        read = f"{code.import_name('thalweg.io', 'read_array')}({quoted(self.reference + self._member)})"
         taken = self._columns(read_shape(self.path, self._member))
         if taken != (...,):
             columns = taken[1] if isinstance(taken[1], int) else f"{taken[1].start}:{taken[1].stop}"
@@ -330,6 +331,11 @@ class Total(Expression):
             f"{scale!r} * {energy.code(code)}" if scale != 1 else energy.code(code) for scale, energy in self.terms
         ]
         return " + ".join(parts)
+
+
+def quoted(value: Any) -> str:
+    """A value as Python writes it, text in double quotes."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
 def layout(called: str, arguments: dict[str, str], positional: tuple[str, ...] = ()) -> str:

@@ -14,7 +14,7 @@ from thalweg._errors import UnsupportedCombination
 from thalweg.cli import _catalogue as catalogue
 from thalweg.cli._document import Document, Place
 from thalweg.cli._errors import UsageError, nearest
-from thalweg.cli._expressions import Call, Code, DataFile, Expression, Literal, Method, UserFunction, layout
+from thalweg.cli._expressions import Call, Code, DataFile, Expression, Literal, Method, UserFunction, layout, quoted
 from thalweg.cli._reading import Reader
 from thalweg.cli._rows import TOLERANCES
 from thalweg.energies import as_energy
@@ -302,7 +302,7 @@ class NamedProblem(Expression):
     def definition(self, code: Code) -> str:
         """The problem as Python."""
         arguments = {name: argument.code(code) for name, argument in self.call.arguments.items()}
-        return layout("tw.problems.get", arguments, (repr(self.name),))
+        return layout("tw.problems.get", arguments, (quoted(self.name),))
 
 
 @dataclasses.dataclass(frozen=True)

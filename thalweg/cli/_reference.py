@@ -86,23 +86,21 @@ def _grid_rows(
 ) -> list[Row]:
     grid, rows = state.grid, []
     if problem.exact is not None:
-        known, label = problem.cell_averages(time, grid.shape), f"at t = {time:.4g}"
+        known, label = problem.cell_averages(time, grid.shape), f"t = {time:.4g}"
     elif problem.stationary_log_density is not None:
-        known, label = problem.stationary_cell_averages(grid.shape), "at equilibrium"
+        known, label = problem.stationary_cell_averages(grid.shape), "t = ∞"
         if problem.minimum is not None and "energies" in path.records:
             rows.append(_close("energy", path.energies[-1], problem.minimum, tolerances["energy"]))
     else:
         return []
     reached, known = np.asarray(state.values, float), np.asarray(known, float)
     distance = float(np.sum(np.abs(reached - known)) * grid.cell_volume)
-    rows.append(
-        Row(f"L1 distance to the exact density {label}", distance, 0.0, distance, tolerances["density"], "absolute")
-    )
+    rows.append(Row(f"L1 error, {label}", distance, 0.0, distance, tolerances["density"], "absolute"))
     if grid.dim == 1:
         centres = np.asarray(grid.axis_centres(0))
         for cell in dict.fromkeys([int(np.argmax(known)), grid.shape[0] // 2]):
             error = abs(reached[cell] - known[cell]) / known.max()
-            name = f"density in the cell at x = {centres[cell]:.3f}"
+            name = f"density at {centres[cell]:.3f}"
             rows.append(Row(name, reached[cell], known[cell], float(error), tolerances["density"], "relative"))
     return rows
 

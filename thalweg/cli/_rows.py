@@ -44,29 +44,23 @@ class Row:
         return "met" if self.met else "NOT MET"
 
     @property
-    def texts(self) -> dict[str, str]:
-        """The row as text, by column."""
+    def cells(self) -> dict[str, str]:
+        """The row as text by column; the error is said against its tolerance."""
+        unit = {"sd": " sd", "relative": " rel.", "digits": " digits"}.get(self.unit, "")
         if self.unit == "digits":
-            number = "{:.10E}".format
-            error, tolerance = f"{self.error:.1f} digits", f"≥ {self.tolerance:g} digits"
+            number = "{:.11g}".format
+            error = f"{self.error:.1f} {'≥' if self.met else '<'} {self.tolerance:g}{unit}"
         else:
             number = "{:.5g}".format
-            unit = {"sd": " sd", "relative": " rel."}.get(self.unit, "")
-            error, tolerance = f"{self.error:.2g}{unit}", f"≤ {self.tolerance:g}{unit}"
-        return {
-            "quantity": self.quantity,
-            "reached": number(self.reached),
-            "reference": number(self.reference),
-            "error": error,
-            "tolerance": tolerance,
-            "verdict": self.verdict,
-        }
+            error = f"{self.error:.2g} {'≤' if self.met else '>'} {self.tolerance:g}{unit}"
+        numbers = {"reached": number(self.reached), "reference": number(self.reference)}
+        return {"quantity": self.quantity, **numbers, "error": error, "verdict": self.verdict}
 
     def for_report(self) -> tuple[str, str, str, str, str]:
-        """The row as `thalweg.plotting.ReferenceRow` takes it; the verdict states the tolerance."""
-        texts = self.texts
-        verdict = f"{'within' if self.met else 'not within'} ({texts['tolerance']})"
-        return texts["quantity"], texts["reached"], texts["reference"], texts["error"], verdict
+        """The row as `thalweg.plotting.ReferenceRow` takes it."""
+        cells = self.cells
+        verdict = "within" if self.met else "not within"
+        return cells["quantity"], cells["reached"], cells["reference"], cells["error"], verdict
 
     def as_dict(self) -> dict[str, Any]:
         """The row as plain data."""

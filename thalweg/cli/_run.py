@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.text import Text
 
 import thalweg as tw
 from thalweg._errors import CheckpointError
@@ -59,7 +60,7 @@ def run_document(
     **Raises:** `UsageError` before anything is computed or written.
     """
     console = console or Console(stderr=True)
-    say = (lambda text: None) if quiet else (lambda text: console.print(text, highlight=False, soft_wrap=True))
+    say = (lambda text: None) if quiet else (lambda text: console.print(Text(text), soft_wrap=True))
     _require_plotting()
     folder = choose_folder(document, out, resume)
     if folder.resumes and seed is None:
@@ -78,7 +79,7 @@ def run_document(
         record = _first_record(plan, document)
         record["inputs"] = folder.begin(document, files, record)
         note = "" if options.precision == "float64" else ", as [run] precision asks"
-        say(f"{plan.title}: computing in {options.precision}{note}; the run folder is {folder.path}")
+        say(f"Computing in {options.precision}{note}. Run folder: {folder.path}")
         return _compute(plan, choices, folder, record, quiet, console)
 
 
@@ -166,7 +167,7 @@ def _compute(
     path = concatenate(pieces)
     exit_code, status = _ending(path)
     if not quiet:
-        console.print(f"{path.message} Writing {folder.path} …", highlight=False, soft_wrap=True)
+        console.print(Text(f"{path.message} Writing {folder.path} …"), soft_wrap=True)
     rows = reference_rows(choices.problem, path, choices.geometry, choices.scheme, plan.tolerances)
     record |= {
         "status": status,

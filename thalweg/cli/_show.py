@@ -14,7 +14,7 @@ from thalweg.cli._errors import UsageError
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _STYLES = {"done": "green", "failed": "bold red", "interrupted": "yellow", "running": "yellow"}
-_COLUMNS = ("quantity", "reached", "reference", "error", "tolerance", "verdict")
+_COLUMNS = ("quantity", "reached", "reference", "error", "verdict")
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def print_run(console: Console, record: dict[str, Any], folder: Path) -> None:
         apart = "" if share is None else f" ({share:.2g} of it apart)"
         _line(console, f"{'balance':<12}energy lost {lost}, dissipated {dissipated}{apart}")
     if record.get("reference"):
-        console.print(rows_table({"": record["reference"]}))
+        print_rows(console, {"": record["reference"]})
     if "report_error" in record:
         _line(console, f"The report could not be written: {record['report_error']}", "red")
     files = record.get("files", {})
@@ -107,32 +107,44 @@ def sparkline(values: Iterable[float | None], *, logarithmic: bool = False) -> s
     return "".join(_BLOCKS[round((value - low) * scale)] if math.isfinite(value) else " " for value in numbers)
 
 
-def rows_table(groups: dict[str, list[dict[str, Any]]], title: str | None = None) -> Table:
-    """Reached and reference values with their verdicts; one group of rows for each run."""
-    table = Table(title=title, title_justify="left", pad_edge=False, box=None if title is None else _box())
-    for name in _COLUMNS:
-        right = name in ("reached", "reference", "error", "tolerance")
-        table.add_column(name, justify="right" if right else "left", no_wrap=name == "verdict", overflow="fold")
-    for group, rows in groups.items():
-        if group:
-            table.add_section()
-            table.add_row(Text(group, style="bold"))
+def print_rows(console: Console, groups: dict[str, list[dict[str, Any]]], title: str = "") -> None:
+    """Reached and reference values with their verdicts: one table, with a heading over each group of rows.
+
+    A heading is longer than any column, so the columns are given their widths here and the groups are printed in turn.
+    """
+    cells = {group: [_row_cells(row) for row in rows] for group, rows in groups.items()}
+    everything = [dict(zip(_COLUMNS, _COLUMNS, strict=True)), *(row for rows in cells.values() for row in rows)]
+    widths = {name: max(len(row[name]) for row in everything) for name in _COLUMNS}
+    gap = 2 if sum(widths.values()) + 2 * len(_COLUMNS) <= console.width else 1
+    others = sum(widths[name] + gap for name in _COLUMNS[1:])
+    # On a narrow terminal the names are folded; numbers and verdicts never are.
+    widths["quantity"] = max(12, min(widths["quantity"], console.width - others - gap + 1))
+
+    def grid(rows: list[dict[str, str]], style: str = "") -> Table:
+        table = Table(show_header=False, box=None, padding=(0, gap, 0, 0), pad_edge=False, style=style)
+        for name in _COLUMNS:
+            right = name in ("reached", "reference", "error")
+            table.add_column(justify="right" if right else "left", width=widths[name], overflow="fold")
         for row in rows:
-            texts = row_texts(row)
-            style = "green" if texts["verdict"] == "met" else "bold red"
-            table.add_row(*(Text(texts[name], style=style if name == "verdict" else "") for name in _COLUMNS))
-    return table
+            verdict = Text(row["verdict"], style=style or _VERDICT_STYLES.get(row["verdict"], ""))
+            table.add_row(*(row[name] for name in _COLUMNS[:-1]), verdict)
+        return table
+
+    if title:
+        console.print(Text(title, style="bold"))
+    console.print(grid(everything[:1], style="dim"))
+    for group, rows in cells.items():
+        if group:
+            console.print(Text(group, style="bold"), soft_wrap=True)
+        console.print(grid(rows))
 
 
-def _box() -> Any:
-    from rich import box
-
-    return box.SIMPLE_HEAD
+_VERDICT_STYLES = {"met": "green", "NOT MET": "bold red"}
 
 
-def row_texts(row: dict[str, Any]) -> dict[str, str]:
+def _row_cells(row: dict[str, Any]) -> dict[str, str]:
     """The text of each column of one row of a record."""
     from thalweg.cli._rows import Row
 
     numbers = {name: math.nan if row[name] is None else row[name] for name in ("reached", "reference", "error")}
-    return Row(row["quantity"], **numbers, tolerance=row["tolerance"], unit=row["unit"]).texts
+    return Row(row["quantity"], **numbers, tolerance=row["tolerance"], unit=row["unit"]).cells
