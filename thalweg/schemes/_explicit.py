@@ -13,11 +13,12 @@ from thalweg._types import Count, Flag, PRNGKey, Scalar, ScalarLike, State
 from thalweg.energies import AbstractEnergy
 from thalweg.geometries import AbstractGeometry
 from thalweg.schemes._base import AbstractScheme, StepInfo, check_positive, limited_step_size
+from thalweg.states import admissibility
 
 
 class Backtracking(eqx.Module):
-    r"""A step size found by trial: halved until the energy falls by at least $c\,\alpha\|v\|^2$, doubled after each
-    success.
+    r"""A step size found by trial: halved until the state stays in its space and the energy falls by at least
+    $c\,\alpha\|v\|^2$, doubled after each success.
 
     **Arguments:** `maximum`: the largest step size tried, also the first; `sufficient`: $c$, the share of the
     predicted decrease that is asked for
@@ -75,7 +76,10 @@ class Explicit(AbstractScheme):
         def falls_enough(alpha: Scalar) -> Flag:
             # Near the minimum the decrease is below the rounding of F itself; that much is forgiven.
             rounding = 4 * jnp.finfo(value.dtype).eps * jnp.abs(value)
-            return energy(metric.move(velocity, alpha)) <= value - search.sufficient * alpha * rate + rounding
+            trial = metric.move(velocity, alpha)
+            # An energy may go on falling outside its space (a potential energy of a negative density does).
+            inside = admissibility(trial) == RESULTS.successful
+            return inside & (energy(trial) <= value - search.sufficient * alpha * rate + rounding)
 
         def cut(carry: tuple[Scalar, Flag, Count]) -> tuple[Scalar, Flag, Count]:
             alpha, _, cuts = carry
