@@ -89,8 +89,10 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing of ours catches it."""
 
 
-def die_at(monkeypatch: pytest.MonkeyPatch, point: int | None) -> list[str]:
-    """Count the calls by which a checkpoint reaches the disk; nothing happens after the one numbered `point`."""
+def die_at(monkeypatch: pytest.MonkeyPatch, point: int | None, after: bool = False) -> list[str]:
+    """Count the calls by which a checkpoint reaches the disk; nothing happens after the one numbered `point`, and not
+    even that unless `after`.
+    """
     calls: list[str] = []
 
     def counted(name: str, function: Any) -> Any:
@@ -101,7 +103,7 @@ def die_at(monkeypatch: pytest.MonkeyPatch, point: int | None) -> list[str]:
             if len(calls) - 1 == point:
                 if name == "write":
                     args[0].write(b"torn")
-                elif (len(calls) + len(name)) % 2:  # killed before the call or after it
+                elif after:
                     function(*args, **options)
                 raise Killed
             return function(*args, **options)
@@ -121,10 +123,15 @@ def test_a_kill_at_any_write_leaves_a_state_and_its_saves(tmp_path: Path, monkey
         fake_run(tmp_path / "count", 3, cut_at=1)
     assert calls.count("replace") == 8  # a segment and a manifest, four times
     monkeypatch.setattr(_atomic.os, "fsync", lambda handle: None)  # what follows asks for the order, not for the disk
-    for point in range(len(calls)):
-        directory = tmp_path / str(point)
+    moments = [
+        (point, after)
+        for point, name in enumerate(calls)
+        for after in ((False, True) if name == "replace" else (False,))
+    ]
+    for point, after in moments:
+        directory = tmp_path / f"{point}{after}"
         with monkeypatch.context() as patch:
-            die_at(patch, point)
+            die_at(patch, point, after)
             with pytest.raises(Killed):
                 fake_run(directory, 3, cut_at=1)
         fake_run(directory, 3, cut_at=1)
