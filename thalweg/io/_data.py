@@ -101,10 +101,10 @@ def _cell(cell: str, path: Path, line: int, column: int, names: list[str] | None
 
 def _read_numpy(path: Path, member: str | None) -> np.ndarray:
     try:
-        loaded: Any = np.load(path, allow_pickle=False)
-        if path.suffix.lower() == ".npy" and isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded as archive:
+        with open(path, "rb") as raw:
+            archive: Any = np.load(raw, allow_pickle=False)
+            if isinstance(archive, np.ndarray) and member is None:
+                return archive
             if member is None and len(archive.files) != 1:
                 raise _Told(
                     f"`{path}` holds the arrays {', '.join(archive.files) or '(none)'}; "

@@ -85,7 +85,7 @@ def read_sealed(file: Path, kind: str) -> tuple[dict[str, Any], list[np.ndarray]
             f"this version reads up to format {FORMAT_VERSION}.\nUpgrade thalweg to read it."
         )
     if header.get("kind") != kind:
-        raise _foreign(file, f"it holds a {header.get('kind')}, not a {kind}")
+        raise _foreign(file, f"it is of the kind {header.get('kind')!r}, not {kind!r}")
     return header, arrays, digest
 
 

@@ -201,6 +201,8 @@ def _members() -> list[tuple[str, int]]:
 
 
 def _name_of(value: Any) -> str:
+    if isinstance(value, NotStored):
+        return value.name
     module = getattr(value, "__module__", None) or type(value).__module__
     return f"{module}.{getattr(value, '__qualname__', None) or type(value).__qualname__}"
 
