@@ -160,17 +160,18 @@ def test_a_kill_during_the_sweep_loses_nothing(tmp_path: Path, monkeypatch: pyte
 
 def test_another_final_time_goes_on_from_before_the_first_cut_step(tmp_path: Path):
     fake_run(tmp_path, 6, cut_at=4)
-    for until, expected in (
-        (6.0, (6, list(range(7)), 6.0)),
-        (9.0, (4, list(range(5)), None)),
-        (None, (4, list(range(5)), None)),
-    ):
+    newest, before = (6, [0, 1, 2, 3, 4, 5, 6], 6.0), (4, [0, 1, 2, 3, 4], None)
+    # Looking from another end loses nothing for the first.
+    for until, expected in ((6.0, newest), (9.0, before), (None, before), (6.0, newest)):
         keeper = eager(tmp_path)
         assert restore(keeper, until) == expected
         keeper.close()
-    # Prolonged from there, the saves of the cut steps are gone, and nothing else is.
-    fake_run(tmp_path, 9, cut_at=8)
-    assert restore(eager(tmp_path), 9.0) == (9, list(range(10)), 9.0)
+    # Prolonged from there, the saves of the cut steps are gone, and nothing else is; twice, as the numbers then have gaps.
+    for end in (9, 20):
+        fake_run(tmp_path, end, cut_at=end - 1)
+        keeper = eager(tmp_path)
+        assert restore(keeper, float(end)) == (end, list(range(end + 1)), float(end))
+        keeper.close()
 
 
 def test_a_store_writes_the_new_saves_only(tmp_path: Path):
@@ -211,13 +212,18 @@ def test_it_is_time_when_the_seconds_have_passed(tmp_path: Path, monkeypatch: py
     keeper.close()
 
 
-def test_a_store_that_fails_keeps_the_saves_for_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("which", ["segment", "manifest"])
+def test_a_store_that_fails_keeps_the_saves_for_the_next(which: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     keeper = eager(tmp_path)
     restore(keeper)
     keeper.store(FINGERPRINT, state_at(0), [saves_at(0)], force=True)
 
-    def full(*_: Any) -> None:
-        raise OSError(28, "No space left on device")
+    replace = os.replace
+
+    def full(aside: Any, file: Any) -> None:
+        if which in Path(file).name:
+            raise OSError(28, "No space left on device")
+        replace(aside, file)
 
     with monkeypatch.context() as patch:
         patch.setattr(_atomic.os, "replace", full)

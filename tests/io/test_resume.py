@@ -68,6 +68,15 @@ def test_the_length_of_a_chunk_changes_no_bit(name: str, length: int, monkeypatc
     assert_same(run(name, num_steps=40), other)
 
 
+@pytest.mark.parametrize("num_steps", [7, 12, 40])
+@pytest.mark.parametrize("name", RUNS)
+def test_a_path_shows_its_start_each_save_and_its_end_once(name: str, num_steps: int):
+    every = RUNS[name]["save_every"]
+    expected = [*range(0, num_steps, every), num_steps]
+    times = whole(name, num_steps=num_steps).times
+    assert times == pytest.approx([0.01 * step for step in expected], rel=1e-12)  # sums of 0.01, to rounding
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_a_checkpoint_changes_no_bit(name: str, tmp_path: Path):
     assert_same(run(name, num_steps=40, checkpoint=eager(tmp_path)), whole(name, num_steps=40))

@@ -102,9 +102,10 @@ def _cell(cell: str, path: Path, line: int, column: int, names: list[str] | None
 def _read_numpy(path: Path, member: str | None) -> np.ndarray:
     try:
         with open(path, "rb") as raw:
-            archive: Any = np.load(raw, allow_pickle=False)
-            if isinstance(archive, np.ndarray) and member is None:
-                return archive
+            loaded: Any = np.load(raw, allow_pickle=False)
+            if isinstance(loaded, np.ndarray) and member is None:
+                return loaded
+            archive: Any = loaded
             if member is None and len(archive.files) != 1:
                 raise _Told(
                     f"`{path}` holds the arrays {', '.join(archive.files) or '(none)'}; "
