@@ -108,7 +108,8 @@ def flow(
     **Returns:** a [`thalweg.Path`][].
 
     **Raises:** `UnsupportedCombination`, `ValueError` before anything is compiled; [`thalweg.FlowError`][] with
-    `error.path` while running.
+    `error.path` while running; [`thalweg.FlowInterrupted`][] with `error.path` at Ctrl-C, after the chunk of steps that
+    is being computed (a second Ctrl-C does not wait).
     """
     pieces: list[Path] = []
     consecutive = iterate(

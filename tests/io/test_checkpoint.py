@@ -166,7 +166,7 @@ def test_another_final_time_goes_on_from_before_the_first_cut_step(tmp_path: Pat
         keeper = eager(tmp_path)
         assert restore(keeper, until) == expected
         keeper.close()
-    # Prolonged from there, the saves of the cut steps are gone, and nothing else is; twice, as the numbers then have gaps.
+    # Prolonged from there, the saves of the cut steps are gone and nothing else; twice, as the numbers then have gaps.
     for end in (9, 20):
         fake_run(tmp_path, end, cut_at=end - 1)
         keeper = eager(tmp_path)
