@@ -250,14 +250,15 @@ def _nonlinear_coefficients(
         if structure.temperature is not None:
             diffusivity = diffusivity + jnp.asarray(structure.temperature, values.dtype)
         if structure.local:
-            local_diffusivity, local_drop = _local_part(structure, values, points, axis)
-            diffusivity, drop = diffusivity + local_diffusivity, drop + local_drop
+            diffusivity, drop = _with_local_part(structure, values, points, axis, diffusivity, drop)
         coefficients.append(_coefficients(drop, diffusivity, grid, axis))
     return tuple(coefficients)
 
 
-def _local_part(structure: Decomposition, values: Array, points: Array, axis: int) -> tuple[Array, Array]:
-    """The diffusivity and the drop of ∂e/∂q across each face: secants in log q at fixed x, and in x at fixed q."""
+def _with_local_part(
+    structure: Decomposition, values: Array, points: Array, axis: int, diffusivity: Array, drop: Array
+) -> tuple[Array, Array]:
+    """Add the diffusivity and the drop of ∂e/∂q across each face: secants in log q at fixed x, and in x at fixed q."""
     slope = jax.grad(structure.local_value)
     curvature = jax.grad(slope)
     on_cells = lambda fn: _vmap_times(fn, values.ndim)  # noqa: E731
@@ -270,10 +271,16 @@ def _local_part(structure: Decomposition, values: Array, points: Array, axis: in
     middle = 0.5 * (here + there)
     at_middle = 0.5 * middle * (on_cells(curvature)(middle, x_here) + on_cells(curvature)(middle, x_there))
     # Too close for a secant, or next to vacuum where the secant would hold a front back.
-    degenerate = (jnp.abs(log_ratio) < 1e-5) | (jnp.minimum(here, there) < _VACUUM * jnp.maximum(here, there))
+    vacuum = jnp.minimum(here, there) < _VACUUM * jnp.maximum(here, there)
+    degenerate = vacuum | (jnp.abs(log_ratio) < 1e-5)
     secant = 0.5 * ((s_th - s_hh) + (s_tt - s_ht)) / jnp.where(degenerate, 1.0, log_ratio)
-    diffusivity = jnp.maximum(jnp.where(degenerate, at_middle, secant), 0)
-    return diffusivity, 0.5 * ((s_tt - s_th) + (s_ht - s_hh))
+    total_drop = drop + diffusivity * log_ratio + (s_tt - s_hh)
+    diffusivity = diffusivity + jnp.maximum(jnp.where(degenerate, at_middle, secant), 0)
+    drop = drop + 0.5 * ((s_tt - s_th) + (s_ht - s_hh))
+    # Next to vacuum the two need not agree on the direction of the flux. Then ξ decides, upwind: a front at rest stays
+    # at rest, and every face lowers the energy.
+    against = vacuum & ((diffusivity * log_ratio + drop) * total_drop <= 0)
+    return jnp.where(against, 0, diffusivity), jnp.where(against, total_drop, drop)
 
 
 def _coefficients(drop: Array, diffusivity: Array, grid: Grid, axis: int) -> FaceCoefficients:

@@ -7,6 +7,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optimistix as optx
 from jax.flatten_util import ravel_pytree
 
 from thalweg import _tree
@@ -61,7 +62,7 @@ class ODESolver(eqx.Module):
             dt0=jnp.minimum(substep, duration),
             y0=(moving(state), jnp.zeros((), time_dtype)),
             saveat=diffrax.SaveAt(t1=True),
-            stepsize_controller=diffrax.PIDController(rtol=self.rtol, atol=self.atol),
+            stepsize_controller=diffrax.PIDController(rtol=self.rtol, atol=self.atol, norm=_norm_of_state),
             max_steps=self.max_steps,
             throw=False,
         )
@@ -74,6 +75,11 @@ class ODESolver(eqx.Module):
         good = solution.result == diffrax.RESULTS.successful
         result = RESULTS.where(good, RESULTS.successful, RESULTS.inner_solver_failed)
         return moved, following, dissipated, result, solution.stats["num_steps"]
+
+
+def _norm_of_state(extended: Any) -> Array:
+    # The dissipated energy rides along: its rate is the square of a fast transient's, and must not set the steps.
+    return optx.rms_norm(extended[0])
 
 
 def default_tolerances(state: State) -> tuple[float, float]:

@@ -164,7 +164,7 @@ class GridDensity(AbstractDensity):
 
     def covariance(self) -> Array:
         r"""The covariance matrix, shape `(dim, dim)`; the width of a cell adds $h^2/12$ on the diagonal."""
-        centred = (self.grid.centres.astype(self.values.dtype) - self.mean()).reshape(-1, self.dim)
+        centred = self.grid.centres.astype(self.values.dtype).reshape(-1, self.dim) - self.mean()[None]
         second = jnp.einsum("n,ni,nj->ij", self.values.reshape(-1), centred, centred) * self.grid.cell_volume
         return second + jnp.diag(jnp.asarray(self.grid.spacing, self.values.dtype) ** 2 / 12)
 

@@ -48,7 +48,8 @@ def _newton(
         if radius is None:
             return jnp.max(jnp.abs(gradient))
         # The first-order condition in the ball: a projected gradient step does not move the point.
-        step = radius / jnp.maximum(jnp.linalg.norm(gradient), tiny)
+        # The root of the smallest number: at a zero gradient the step is long but finite, not NaN.
+        step = radius / jnp.maximum(jnp.linalg.norm(gradient), tiny**0.5)
         return jnp.linalg.norm(_project(point - step * gradient, radius) - point) / step
 
     def body(carry: _Carry) -> _Carry:
