@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from thalweg._path import Path
-from thalweg.plotting._style import DOTTED, FILL, MUTED, PATH, REFERENCE, note_on, number
+from thalweg.plotting._style import DOTTED, FILL, MUTED, PATH, REFERENCE, legend, note_on, number
 
 # With fewer points than this each one is marked.
 _FEW_POINTS = 40
@@ -79,7 +79,7 @@ def draw_energy(ax: Any, path: Path, reference_energy: float | None = None) -> N
         ax.set_yscale("log")
     elif reference_energy is not None and "energies" in path.records:
         ax.axhline(reference_energy, color=REFERENCE, linestyle=DOTTED, label="reference")
-        ax.legend(loc="upper right")
+        legend(ax, len(path))
     ax.set(xlabel=time_label(path), ylabel=curve.label)
     ax.set_title(curve.title)
     _hold_times(ax, path)
@@ -111,7 +111,7 @@ def draw_dissipation(ax: Any, path: Path) -> None:
     unit = "energy per arc length" if along_arc else "energy per time"
     ax.set(xlabel=time_label(path), ylabel=f"{name}, {unit}")
     ax.set_title("Slope" if along_arc else "Dissipation rate")
-    ax.legend(loc="upper right")
+    legend(ax, len(times))
 
 
 def draw_distances(ax: Any, path: Path) -> None:

@@ -143,7 +143,7 @@ def _mean(state: Any, axes: tuple[int, ...]) -> np.ndarray:
     return np.asarray(state.mean, np.float64)[list(axes)]
 
 
-def _ellipse(state: Any, axes: tuple[int, ...], scale: float) -> np.ndarray:
+def _ellipse(state: Any, axes: tuple[int, ...], scale: int) -> np.ndarray:
     covariance = np.asarray(state.covariance, np.float64)[np.ix_(axes, axes)]
     return _mean(state, axes)[:, None] + scale * np.linalg.cholesky(covariance) @ _CIRCLE
 

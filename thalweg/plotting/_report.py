@@ -17,13 +17,14 @@ import jax
 import numpy as np
 
 from thalweg._path import Path
+from thalweg.io._atomic import replacing
 from thalweg.plotting import _html
 from thalweg.plotting._animate import render_frames
 from thalweg.plotting._curves import energy_curve, time_label
 from thalweg.plotting._path import Pictures
 from thalweg.plotting._states import Saves, View
-from thalweg.plotting._style import number, write_atomically
-from thalweg.plotting._words import ReferenceRow, findings, outcome, percent, reasons, reference_rows
+from thalweg.plotting._style import number
+from thalweg.plotting._words import ReferenceRow, findings, has_balance, outcome, percent, reasons, reference_rows
 
 # What the frames of the animation may take, so that the page stays below three megabytes.
 _FRAME_BYTES = 1_500_000
@@ -83,7 +84,7 @@ def write_report(
         _html.section("Notes", _html.paragraphs(notes)),
     ]
     page = "\n".join([_head(title), _header(path, title), "<main>", *filter(None, sections), "</main>", _foot()])
-    return write_atomically(file, page.encode("utf-8"))
+    return _write(file, page.encode("utf-8"))
 
 
 def write_figures(
@@ -107,7 +108,16 @@ def write_figures(
     view = View(energy, reference_state, coordinates, coordinate_names)
     pictures = Pictures(path, view, reference_energy, title)
     folder = pathlib.Path(directory)
-    return {name: write_atomically(folder / f"{name}.png", pictures.png(name)) for name in pictures.names()}
+    return {name: _write(folder / f"{name}.png", pictures.png(name)) for name in pictures.names()}
+
+
+def _write(file: Any, data: bytes) -> pathlib.Path:
+    """Write a whole file at once, its folder made if need be, so that a reader never meets half of it."""
+    target = pathlib.Path(file)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(target) as aside:
+        aside.write_bytes(data)
+    return target
 
 
 def _packaged(name: str) -> str:
@@ -186,11 +196,11 @@ def _energy(path: Path, pictures: Pictures) -> str:
         "distances": ("The length of the steps against time.", f"Squared distance recorded: {recorded}."),
     }
     parts = [_html.figure(pictures.png(name), *captions[name]) for name in pictures.names() if name in captions]
-    if "energies" in path.records and "dissipation_rates" in path.records and len(path) > 1:
+    if has_balance(path):
         balance = path.energy_balance()
         values = {
             "energy lost, F(start) − F(end)": number(balance.decrease, 6),
-            "energy dissipated, the integral of the rate": number(balance.dissipated, 6),
+            "energy dissipated, the rate integrated step by step": number(balance.dissipated, 6),
             "relative difference": percent(balance.relative_error),
         }
         parts.append(_html.named_table("Energy balance", values))

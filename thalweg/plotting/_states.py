@@ -95,7 +95,8 @@ class Saves:
         even = times / times[-1] if times[-1] > 0 else np.linspace(0, 1, len(candidates))
         progress = progress / progress[-1] if progress[-1] > 0 else even
         progress = (1 - time_share) * progress + time_share * even
-        picked = {0, len(candidates) - 1, *(int(np.abs(progress - goal).argmin()) for goal in np.linspace(0, 1, num))}
+        goals = np.linspace(0, 1, num)[1:-1]
+        picked = {0, len(candidates) - 1, *(int(np.abs(progress - goal).argmin()) for goal in goals)}
         while len(picked) < num:
             # One save can be a large part of all change; what it leaves over goes to the widest gap that holds more.
             pairs = itertools.pairwise(sorted(picked))
@@ -160,7 +161,7 @@ def plot_state(
 
 def is_wide(figure: Any) -> bool:
     """Whether a figure, or a part of one, has room for two panels beside each other."""
-    return figure.bbox.width > 1.45 * figure.bbox.height
+    return bool(figure.bbox.width > 1.45 * figure.bbox.height)
 
 
 def density_values(reference: Any, points: np.ndarray) -> np.ndarray | None:

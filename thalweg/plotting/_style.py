@@ -6,9 +6,6 @@ it in hue, lightness and line style.
 """
 
 import contextlib
-import os
-import pathlib
-import secrets
 import textwrap
 from collections.abc import Iterator
 from typing import Any
@@ -121,7 +118,7 @@ DENSITY_MAP = _even_lightness(("#ffffff", "#cfe3ee", "#86b9d3", "#3f86b4", "#185
 TIME_MAP = _even_lightness(("#a9c9dd", "#6aa5c8", "#3f86b4", "#18548a", "#0b2447"), "thalweg_time")
 
 
-def new_figure(width: float, height: float) -> Figure:
+def new_figure(width: int | float, height: int | float) -> Figure:
     """A figure for the user, with constrained layout.
 
     It is known to pyplot where a window could show it. In a notebook, or without a display, it is not: it would be
@@ -137,7 +134,7 @@ def new_figure(width: float, height: float) -> Figure:
     return private_figure(width, height)
 
 
-def private_figure(width: float, height: float) -> Figure:
+def private_figure(width: int | float, height: int | float) -> Figure:
     """A figure that pyplot does not know of, so that nothing needs to be closed."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
@@ -167,22 +164,15 @@ def footnote(figure: Any, text: str, width: float) -> None:
     figure.supxlabel(wrapped, x=0.012, ha="left", fontsize=8, color=MUTED, linespacing=1.35)
 
 
+# Matplotlib looks at every point to find a free corner; with more than this it takes too long.
+_SEARCHED_POINTS = 4000
+
+
+def legend(ax: Any, num_points: int, **options: Any) -> None:
+    """A legend in the freest corner, or in the upper right one where there are too many points to look."""
+    ax.legend(loc="best" if num_points <= _SEARCHED_POINTS else "upper right", **options)
+
+
 def note_on(ax: Any, text: str) -> None:
     """A small grey note in the upper left corner of a panel."""
     ax.text(0.02, 0.97, plain(text), transform=ax.transAxes, va="top", fontsize=8, color=MUTED)
-
-
-def write_atomically(file: Any, data: bytes) -> pathlib.Path:
-    """Write a whole file aside and put it in place at once, so that a reader never meets half of it."""
-    target = pathlib.Path(file)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    try:
-        with open(aside, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(aside, target)
-    finally:
-        aside.unlink(missing_ok=True)
-    return target

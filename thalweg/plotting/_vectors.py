@@ -13,7 +13,20 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
 
 from thalweg.plotting._states import AbstractPicture, Saves, View, is_wide
-from thalweg.plotting._style import CATEGORIES, DOTTED, FILL, GRID, MUTED, PATH, REFERENCE, START, TIME_MAP, plain
+from thalweg.plotting._style import (
+    CATEGORIES,
+    DOTTED,
+    FILL,
+    GRID,
+    MUTED,
+    PATH,
+    REFERENCE,
+    START,
+    TIME_MAP,
+    legend,
+    plain,
+)
+from thalweg.states import Parametric
 
 # Lines that can be told apart in one panel.
 _MOST_LINES = 8
@@ -118,6 +131,9 @@ def draw_components(ax: Any, saves: Saves, parts: Components, reference: np.ndar
         if reference is not None and "relative" not in label:
             ax.axhline(reference[column], color=colour, linestyle=DOTTED, linewidth=1.2)
     if reference is not None and "relative" in label:
+        if np.abs(values).max() > _SCALES_DIFFER:
+            # A start far away would press the rest onto one line.
+            ax.set_yscale("symlog", linthresh=2.0)
         ax.axhline(1.0, color=REFERENCE, linestyle=DOTTED, linewidth=1.6, label="reference")
     elif reference is not None:
         ax.plot([], [], color=MUTED, linestyle=DOTTED, linewidth=1.4, label="reference")
@@ -184,7 +200,7 @@ def _draw_trajectory(ax: Any, saves: Saves, parts: Components, reference: np.nda
     ax.plot(*values[-1], "o", color=PATH, markersize=7, zorder=4, label="end")
     _mark_reference(ax, reference)
     ax.set(xlim=window[0], ylim=window[1], xlabel=parts.names[0], ylabel=parts.names[1])
-    ax.legend(loc="best", frameon=True, facecolor="white", edgecolor=GRID, framealpha=0.9)
+    legend(ax, len(values), frameon=True, facecolor="white", edgecolor=GRID, framealpha=0.9)
 
 
 def _mark_reference(ax: Any, reference: np.ndarray | None) -> None:
@@ -205,7 +221,8 @@ def reference_point(view: View, size: int) -> np.ndarray | None:
     """The reference as so many numbers; `None` if it is something else."""
     if view.reference is None:
         return None
-    leaves = jax.tree.leaves(eqx.filter(view.reference, eqx.is_array_like))
+    given = view.reference.params if isinstance(view.reference, Parametric) else view.reference
+    leaves = jax.tree.leaves(eqx.filter(given, eqx.is_array_like))
     flat = np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in leaves]) if leaves else np.zeros(0)
     return flat if flat.size == size else None
 

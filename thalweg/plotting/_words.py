@@ -86,8 +86,8 @@ def findings(path: Path, rows: list[ReferenceRow]) -> list[str]:
         rates = np.asarray(path.dissipation_rates, np.float64)
         verb = "fell" if rates[-1] < rates[0] else "rose" if rates[-1] > rates[0] else "stayed"
         sentences.append(f"The dissipation rate {verb} from {number(rates[0])} to {number(rates[-1])}.")
-        if "energies" in path.records and len(path) > 1:
-            sentences.append(_about_balance(path))
+    if has_balance(path):
+        sentences.append(_about_balance(path))
     if rows:
         sentences.append(about_reference(rows))
     return [sentence for sentence in sentences if sentence]
@@ -116,14 +116,19 @@ def _about_energy(path: Path) -> str:
     return f"{text}, but rose {times} from one save to the next, by at most {number(rises.max(), 3)}."
 
 
+def has_balance(path: Path) -> bool:
+    """Whether the energy lost can be compared with the energy dissipated."""
+    return "energies" in path.records and "dissipated" in path.records and len(path) > 1
+
+
 def _about_balance(path: Path) -> str:
     balance = path.energy_balance()
     both = f"The energy lost is {number(balance.decrease, 5)} and the energy dissipated {number(balance.dissipated, 5)}"
     if balance.relative_error <= _BALANCED:
         return f"{both}: they agree to within {percent(balance.relative_error)}."
     return (
-        f"{both}: they differ by {percent(balance.relative_error)}. The identity holds for the flow itself; "
-        "long steps and saves far apart both add to the difference."
+        f"{both}: they differ by {percent(balance.relative_error)}. For the flow itself they are equal; "
+        "the difference is made by the length of the steps."
     )
 
 
