@@ -13,7 +13,8 @@ from thalweg._types import State
 from thalweg.energies import AbstractEnergy, as_energy, decompose
 from thalweg.geometries import AbstractGeometry
 from thalweg.schemes import AbstractScheme
-from thalweg.states import AbstractState, GridDensity
+from thalweg.states import AbstractDensity, AbstractState, GridDensity
+from thalweg.targets import Target
 
 
 def check_combination(energy: AbstractEnergy, state: State, geometry: AbstractGeometry, scheme: AbstractScheme) -> None:
@@ -64,6 +65,7 @@ def check_state(state: State) -> None:
 
 
 def _check_energy_fits(energy: AbstractEnergy, state: State) -> None:
+    _check_dimensions(energy, state)
     structure = decompose(energy)
     symbolic = structure.temperature is not None and not getattr(state, "knows_density", True)
     # The entropy of particles without a density model is played by noise or refused by the scheme; the rest must
@@ -75,7 +77,7 @@ def _check_energy_fits(energy: AbstractEnergy, state: State) -> None:
         raise
     except AttributeError as error:
         raise UnsupportedCombination(
-            f"`{_named(energy)}` cannot be evaluated at {_named(state)}: {error}.\n"
+            f"`{_named(energy)}` cannot be evaluated at {_named(state)}: {_plain(error)}.\n"
             "Energies of densities need a density state such as `tw.GridDensity`, `tw.Particles` or `tw.Gaussian`; "
             "vectors need a function of the vector."
         ) from error
@@ -92,6 +94,23 @@ def _check_energy_fits(energy: AbstractEnergy, state: State) -> None:
         )
     if isinstance(state, GridDensity) and structure.potential and not _tree.is_traced(state.values):
         _check_potential(energy, state)
+
+
+def _plain(error: Exception) -> str:
+    # The user's array, not JAX's stand-in for it.
+    return str(error).replace("DynamicJaxprTracer", "an array")
+
+
+def _check_dimensions(energy: AbstractEnergy, state: State) -> None:
+    if not isinstance(state, AbstractDensity):
+        return
+    parts = jax.tree.leaves(energy, is_leaf=lambda part: isinstance(part, Target))
+    wrong = [part.dim for part in parts if isinstance(part, Target) and part.dim != state.dim]
+    if wrong:
+        raise ValueError(
+            f"The target lives in {wrong[0]} dimensions and `initial_state` in {state.dim}; they must agree. "
+            "(`dim` of `tw.Target` is the length of one point.)"
+        )
 
 
 @eqx.filter_jit
@@ -116,4 +135,6 @@ def _check_potential(energy: AbstractEnergy, state: GridDensity) -> None:
 
 
 def _named(value: Any) -> str:
-    return value.__name__ if isinstance(value, type) else type(value).__name__
+    if isinstance(value, type):
+        return f"the class {value.__name__} (make one: `{value.__name__}(...)`)"
+    return "a vector" if isinstance(value, jax.Array) else type(value).__name__

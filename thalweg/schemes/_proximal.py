@@ -16,7 +16,7 @@ from thalweg.geometries.wasserstein import GridMetric, LineMetric
 from thalweg.schemes._base import AbstractScheme, StepInfo, check_positive, limited_step_size
 from thalweg.schemes._finite_volume import implicit_guess
 from thalweg.schemes.proximal_solvers import LineJKO, Newton, QuasiNewton
-from thalweg.states import moving
+from thalweg.states import AbstractState, moving
 
 # Beyond this many unknowns a dense Hessian costs more than a quasi-Newton method's extra iterations.
 _LARGEST_DENSE = 200
@@ -124,7 +124,8 @@ def _minimise(solver: Any, energy: AbstractEnergy, metric: AbstractMetric, alpha
 
 
 def _why_no_solver(metric: AbstractMetric, geometry: AbstractGeometry, state: State) -> str:
-    name, kind = type(geometry).__name__, type(state).__name__
+    name = type(geometry).__name__
+    kind = type(state).__name__ if isinstance(state, AbstractState) else "a vector"
     if isinstance(metric, GridMetric):
         return (
             "The JKO step on a grid (`Proximal` with `Wasserstein`) is there in one dimension with walls only;\n"

@@ -50,8 +50,8 @@ class GridDensity(AbstractDensity):
         worst = mass.ravel()[np.argmax(np.abs(mass.ravel() - 1))]
         if abs(float(worst) - 1) > _MASS_TOLERANCE:
             raise ValueError(
-                f"`GridDensity` values must integrate to one over the grid; got total mass {float(worst):.4g}. "
-                "Use `GridDensity.normalised(values, grid)`\nif the values are only known up to a factor."
+                f"`GridDensity` values must integrate to one over the grid; got total mass {float(worst):.4g}.\n"
+                "Use `GridDensity.normalised(values, grid)` if the values are only known up to a factor."
             )
 
     @classmethod

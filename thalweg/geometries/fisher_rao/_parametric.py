@@ -73,8 +73,14 @@ def _solve_scaled(matrix: Array, vector: Array) -> Array:
     # Scaled to a unit diagonal first: parameters of sizes 1e-4 and 1e4 are common, and Cholesky's error is that of
     # the scaled matrix.
     scale = jnp.sqrt(jnp.maximum(jnp.diagonal(matrix), jnp.finfo(matrix.dtype).tiny))
-    factor = jnp.linalg.cholesky(matrix / scale[:, None] / scale[None])
-    return cho_solve((factor, True), vector / scale) / scale
+    scaled, right = matrix / scale[:, None] / scale[None], vector / scale
+    by_factor = cho_solve((jnp.linalg.cholesky(scaled), True), right)
+    # A singular matrix has directions that do not change the distribution: they stay at rest (pseudo-inverse).
+    values, vectors = jnp.linalg.eigh(scaled)
+    kept = values > matrix.shape[0] * jnp.finfo(matrix.dtype).eps * values[-1]
+    inverse = jnp.where(kept, 1 / jnp.where(kept, values, 1), 0)
+    by_eigenvectors = vectors @ (inverse * (vectors.T @ right))
+    return jnp.where(jnp.all(jnp.isfinite(by_factor)), by_factor, by_eigenvectors) / scale
 
 
 @metric_at.register
