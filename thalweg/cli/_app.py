@@ -35,15 +35,22 @@ def run_app() -> int:
     return 0
 
 
-@app.callback()
-def _options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
-) -> None:
-    if version:
+def _print_version(wanted: bool) -> bool:
+    if wanted:
         import thalweg
 
         typer.echo(f"thalweg {thalweg.__version__}")
         raise typer.Exit()
+    return wanted
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    del version
 
 
 @contextlib.contextmanager
@@ -86,6 +93,7 @@ def run(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The run folder [default: runs/<name>-<n>].")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that is in the folder.")] = False,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="The random seed, instead of the file's.")] = None,
+    no_report: Annotated[bool, typer.Option("--no-report", help="Leave out the report and the figures.")] = False,
     quiet: _Quiet = False,
     as_json: _Json = False,
     debug: _Debug = False,
@@ -97,7 +105,15 @@ def run(
         from thalweg.cli._show import print_run
 
         document, out = _document(problem, out, resume)
-        outcome = run_document(document, out=out, resume=resume, seed=seed, quiet=quiet, console=Console(stderr=True))
+        outcome = run_document(
+            document,
+            out=out,
+            resume=resume,
+            seed=seed,
+            with_report=not no_report,
+            quiet=quiet,
+            console=Console(stderr=True),
+        )
         if as_json:
             typer.echo(json.dumps(plain({"folder": str(outcome.folder), **outcome.record}), allow_nan=False))
         elif not quiet:

@@ -1,8 +1,9 @@
 """What works with what: every combination of representative objects, put to the library itself."""
 
 import dataclasses
+import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -96,8 +97,9 @@ def _any_function(state: Any) -> Any:
     return sum((jnp.sum(leaf**2) for leaf in leaves), start=jnp.zeros(()))
 
 
-def find_combinations() -> list[Combination]:
-    """Every combination with the library's answer, from `tw.why_unsupported`."""
+@functools.cache
+def find_combinations() -> tuple[Combination, ...]:
+    """Every combination with the library's answer, from `tw.why_unsupported`; asked once in a process."""
     choices = representatives()
     found = []
     for (state_name, state), (geometry_name, geometry) in itertools.product(
@@ -108,10 +110,10 @@ def find_combinations() -> list[Combination]:
         ):
             reason = tw.why_unsupported(energy, state, geometry=geometry, scheme=scheme)
             found.append(Combination(state_name, geometry_name, energy_name, scheme_name, reason))
-    return found
+    return tuple(found)
 
 
-def lines(found: list[Combination]) -> list[Line]:
+def lines(found: Sequence[Combination]) -> list[Line]:
     """The table: states, and for each the energies and geometries that support the same schemes, together."""
     schemes = scheme_names(found)
     cells: dict[tuple[str, str, str], tuple[bool, ...]] = {}
@@ -128,12 +130,12 @@ def lines(found: list[Combination]) -> list[Line]:
     return [Line(state, tuple(geometries), energies, yes) for (state, energies, yes), geometries in merged.items()]
 
 
-def scheme_names(found: list[Combination]) -> tuple[str, ...]:
+def scheme_names(found: Sequence[Combination]) -> tuple[str, ...]:
     """The columns of the table."""
     return tuple(dict.fromkeys(entry.scheme for entry in found))
 
 
-def _cells(found: list[Combination]) -> Iterator[tuple[str, str, str, *tuple[str, ...]]]:
+def _cells(found: Sequence[Combination]) -> Iterator[tuple[str, str, str, *tuple[str, ...]]]:
     everything = tuple(dict.fromkeys(entry.energy for entry in found if entry.energy not in _OF_PARAMETERS))
     for line in lines(found):
         energies = "all of densities" if line.energies == everything else ", ".join(line.energies)
@@ -144,7 +146,7 @@ def _cells(found: list[Combination]) -> Iterator[tuple[str, str, str, *tuple[str
 _OF_PARAMETERS = ("NegativeLogLikelihood",)
 
 
-def as_markdown(found: list[Combination] | None = None) -> str:
+def as_markdown(found: Sequence[Combination] | None = None) -> str:
     """The table in Markdown, as the README shows it."""
     found = find_combinations() if found is None else found
     head = ("state", "geometry", "energies", *scheme_names(found))
@@ -152,7 +154,7 @@ def as_markdown(found: list[Combination] | None = None) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def as_table(found: list[Combination]) -> Table:
+def as_table(found: Sequence[Combination]) -> Table:
     """The table for a terminal."""
     table = Table(pad_edge=False, title="What works with what", title_justify="left")
     for name in ("state", "geometry", "energies"):
@@ -169,7 +171,7 @@ def as_table(found: list[Combination]) -> Table:
     return table
 
 
-def reasons(found: list[Combination]) -> list[str]:
+def reasons(found: Sequence[Combination]) -> list[str]:
     """Why what is not in the table is not: each reason once, with the combinations that it is the reason for."""
     grouped: dict[str, list[Combination]] = {}
     for entry in found:

@@ -51,34 +51,35 @@ class RunFolder:
         """Replace `run.json`."""
         self._write(RECORD, (json.dumps(plain(record), indent=2, allow_nan=False) + "\n").encode())
 
-    def begin(self, document: Document, files: dict[str, Path], record: dict[str, Any]) -> dict[str, str]:
-        """Make the folder, copy the problem and the user's files into it, and return the digests of the files.
+    def begin(self, document: Document, files: dict[str, Path], record: dict[str, Any]) -> None:
+        """Make the folder, and copy the problem and the user's files into it.
 
         **Raises:** `UsageError` if the folder cannot be written, before anything has been computed.
         """
-        digests = {}
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._write(PROBLEM, document.text.encode())
             for reference, source in files.items():
-                content = source.read_bytes()
-                digests[reference] = hashlib.sha256(content).hexdigest()
                 copy = self.path / reference
                 inside = not Path(reference).is_absolute() and ".." not in Path(reference).parts
-                if inside and len(content) <= _LARGEST_COPY and copy.resolve() != source.resolve():
+                if inside and source.stat().st_size <= _LARGEST_COPY and copy.resolve() != source.resolve():
                     copy.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(source, copy)
-            self.write_record({**record, "inputs": digests})
+            self.write_record(record)
         except (OSError, CheckpointError) as error:
             reason = str(error) if isinstance(error, CheckpointError) else (error.strerror or str(error))
             raise UsageError(
                 f"The run folder {self.path} cannot be written: {reason}\nChoose another one with --out DIR."
             ) from error
-        return digests
 
     def _write(self, name: str, content: bytes) -> None:
         with replacing(self.path / name) as aside:
             aside.write_bytes(content)
+
+
+def digests(files: dict[str, Path]) -> dict[str, str]:
+    """The SHA-256 of each file."""
+    return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
 
 
 def plain(value: Any) -> Any:
@@ -160,8 +161,7 @@ def _require_same_problem(document: Document, out: Path) -> None:
 def require_same_inputs(folder: RunFolder, files: dict[str, Path]) -> None:
     """Raise `UsageError` if a file of the user's is not what it was when the run in the folder began."""
     known = folder.read_record().get("inputs") or {}
-    for reference, source in files.items():
-        digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    for reference, digest in digests(files).items():
         if known.get(reference, digest) != digest:
             raise UsageError(
                 f"{reference} has changed since the run in {folder.path} began; a run is resumed as it was.\n"

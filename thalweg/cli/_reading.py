@@ -158,7 +158,9 @@ class Reader:
     def _text(self, name: str, value: str, kinds: tuple[Any, ...], anything: bool, place: Place) -> Expression | None:
         if any(catalogue.is_function(kind) for kind in kinds):
             return self.function(name, value, place)
-        if any(catalogue.is_array(kind) for kind in kinds) or (anything and _DATA.fullmatch(value)):
+        if (any(catalogue.is_array(kind) for kind in kinds) and float not in kinds) or (
+            anything and _DATA.fullmatch(value)
+        ):
             return self.data(name, value, place)
         if str in kinds:
             return Literal(value)

@@ -1,5 +1,6 @@
 """Figures and report of a run: what is known of the answer is shown beside what was reached."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from thalweg.problems import DensityProblem, RegressionProblem, TargetProblem, V
 
 
 def report(
-    plan: Plan, choices: Choices, path: Path, rows: list[Row], folder: RunFolder, record: dict[str, Any]
+    plan: Plan, choices: Choices, path: Path, rows: Sequence[Row], folder: RunFolder, record: dict[str, Any]
 ) -> None:
     """Write `figures/` and `report.html`. The path is safe already: a failure here is kept in the record and costs
     nothing else.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import importlib.util
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ from thalweg.cli import missing_extra
 from thalweg.cli._document import Document
 from thalweg.cli._environment import platform_facts, versions
 from thalweg.cli._errors import ExitCode, UsageError
-from thalweg.cli._folder import RunFolder, choose_folder, neighbours, require_same_inputs
+from thalweg.cli._folder import RunFolder, choose_folder, digests, neighbours, require_same_inputs
 from thalweg.cli._plan import Choices, Plan, make_plan, precision_of, read_run_options
 from thalweg.cli._progress import ProgressBar
 from thalweg.cli._reference import reference_rows
@@ -48,20 +49,21 @@ def run_document(
     out: Path | None = None,
     resume: bool = False,
     seed: int | None = None,
+    with_report: bool = True,
     quiet: bool = False,
     console: Console | None = None,
 ) -> Outcome:
     """Run a problem and leave its folder.
 
     **Arguments:** `document`: the problem; `out`: the run folder (`None`: the next free `runs/<name>-<n>`); `resume`:
-    go on with what is in it; `seed`: instead of the file's; `quiet`: no progress; `console`: where progress and notes
-    go (standard error).
+    go on with what is in it; `seed`: instead of the file's; `with_report`: whether figures and report are written;
+    `quiet`: no progress; `console`: where progress and notes go (standard error).
 
     **Raises:** `UsageError` before anything is computed or written.
     """
     console = console or Console(stderr=True)
     say = (lambda text: None) if quiet else (lambda text: console.print(Text(text), soft_wrap=True))
-    _require_plotting()
+    _require_extras(with_report)
     folder = choose_folder(document, out, resume)
     if folder.resumes and seed is None:
         seed = folder.read_record().get("seed")
@@ -76,23 +78,23 @@ def run_document(
             require_same_inputs(folder, files)
         else:
             _first_save(choices, document)
-        record = _first_record(plan, document)
-        record["inputs"] = folder.begin(document, files, record)
+        record = {**_first_record(plan, document), "inputs": digests(files)}
+        if not folder.resumes:
+            folder.begin(document, files, record)
         note = "" if options.precision == "float64" else ", as [run] precision asks"
         say(f"Computing in {options.precision}{note}. Run folder: {folder.path}")
-        return _compute(plan, choices, folder, record, quiet, console)
+        outcome = _compute(plan, choices, folder, record, files, quiet, console)
+        if with_report and outcome.path is not None:
+            report(plan, choices, outcome.path, outcome.rows, folder, record)
+            folder.write_record(record)
+        return outcome
 
 
-def _require_plotting() -> None:
-    try:
-        import h5netcdf
-        import matplotlib
-        import PIL
-        import xarray
-
-        del h5netcdf, matplotlib, PIL, xarray
-    except ModuleNotFoundError as error:
-        raise UsageError(missing_extra(error.name or "matplotlib")) from None
+def _require_extras(with_report: bool) -> None:
+    """Raise before anything is computed if what writes the results is not installed."""
+    for name in ("xarray", "h5netcdf", "h5py", *(("matplotlib", "PIL") if with_report else ())):
+        if importlib.util.find_spec(name) is None:
+            raise UsageError(missing_extra(name))
 
 
 def _input_files(plan: Plan) -> dict[str, Path]:
@@ -146,7 +148,13 @@ def _now() -> str:
 
 
 def _compute(
-    plan: Plan, choices: Choices, folder: RunFolder, record: dict[str, Any], quiet: bool, console: Console
+    plan: Plan,
+    choices: Choices,
+    folder: RunFolder,
+    record: dict[str, Any],
+    files: dict[str, Path],
+    quiet: bool,
+    console: Console,
 ) -> Outcome:
     started = time.monotonic()
     checkpoint = tw.Checkpoint(folder.checkpoint, every_seconds=plan.options.checkpoint_seconds)
@@ -155,10 +163,16 @@ def _compute(
         try:
             for piece in _iterate(choices, checkpoint, bar):
                 pieces.append(piece)
+                if folder.resumes and len(pieces) == 1:
+                    # Not before: a folder whose checkpoint is refused stays as it was.
+                    folder.begin(plan.document, files, record)
         except KeyboardInterrupt:
             if pieces:
                 pieces[-1] = dataclasses.replace(pieces[-1], result=RESULTS.interrupted)
-        except CheckpointError as error:
+        except (CheckpointError, ValueError, TypeError) as error:
+            # Before the first save it is what was asked for that does not fit; later it is a failure of the run.
+            if pieces:
+                raise
             raise UsageError(str(error)) from error
     if not pieces:
         record |= {"status": "interrupted", "exit_code": int(ExitCode.INTERRUPTED), "finished": _now()}
@@ -178,8 +192,6 @@ def _compute(
         "reference": [row.as_dict() for row in rows],
     }
     record["files"] = _save(path, folder)
-    folder.write_record(record)
-    report(plan, choices, path, rows, folder, record)
     folder.write_record(record)
     return Outcome(record, exit_code, folder.path, path, tuple(rows))
 
@@ -203,12 +215,18 @@ def summary_of(path: FlowPath) -> dict[str, Any]:
     }
     for name in ("energies", "dissipation_rates"):
         if name in path.records:
-            curve = np.asarray(path.records[name], float)
-            shown = np.unique(np.linspace(0, len(curve) - 1, min(len(curve), _CURVE_POINTS)).astype(int))
-            summary[name] = {"first": float(curve[0]), "last": float(curve[-1]), "curve": curve[shown].tolist()}
+            summary[name] = _curve(path.records[name])
+    if "energies" not in path.records and "regular_energy" in path.measurements:
+        summary["regular_energy"] = _curve(path.measurements["regular_energy"])
     if {"energies", "dissipation_rates"} <= set(path.records) and len(path) > 1:
         summary["energy_balance"] = path.energy_balance()._asdict()
     return {**summary, "unavailable": path.unavailable, "stats": path.stats}
+
+
+def _curve(values: Any) -> dict[str, Any]:
+    curve = np.asarray(values, float)
+    shown = np.unique(np.linspace(0, len(curve) - 1, min(len(curve), _CURVE_POINTS)).astype(int))
+    return {"first": float(curve[0]), "last": float(curve[-1]), "curve": curve[shown].tolist()}
 
 
 def _save(path: FlowPath, folder: RunFolder) -> dict[str, str]:

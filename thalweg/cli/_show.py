@@ -50,19 +50,24 @@ def print_run(console: Console, record: dict[str, Any], folder: Path) -> None:
     seconds = f"{record.get('seconds', 0):.1f} s" if record.get("seconds") is not None else ""
     facts = [f"{record['num_steps']} steps to t = {record['time']:.6g}", f"{record['saves']} saves", seconds]
     _line(console, ", ".join([*facts, str(record.get("precision")), f"seed {record.get('seed')}"]))
-    for name, label in (("energies", "energy"), ("dissipation_rates", "dissipation")):
+    for name, label in (
+        ("energies", "energy"),
+        ("regular_energy", "regular energy"),
+        ("dissipation_rates", "dissipation"),
+    ):
         if name in record:
             curve = record[name]
             numbers = f"{_number(curve['first'])} → {_number(curve['last'])}"
             # A dissipation rate falls over many powers of ten.
-            _line(console, f"{label:<12}{numbers:<28}{sparkline(curve['curve'], logarithmic=name != 'energies')}")
-        elif name in record.get("unavailable", {}):
-            _line(console, f"{label:<12}no value: {record['unavailable'][name].splitlines()[0]}")
+            spark = sparkline(curve["curve"], logarithmic=name == "dissipation_rates")
+            _line(console, f"{label:<16}{numbers:<28}{spark}")
+    for reason in dict.fromkeys(text.splitlines()[0] for text in record.get("unavailable", {}).values()):
+        _line(console, f"{'no value':<16}{reason}")
     if balance := record.get("energy_balance"):
         lost, dissipated = _number(balance["decrease"]), _number(balance["dissipated"])
         share = balance["relative_error"]
         apart = "" if share is None else f" ({share:.2g} of it apart)"
-        _line(console, f"{'balance':<12}energy lost {lost}, dissipated {dissipated}{apart}")
+        _line(console, f"{'balance':<16}energy lost {lost}, dissipated {dissipated}{apart}")
     if record.get("reference"):
         print_rows(console, {"": record["reference"]})
     if "report_error" in record:
@@ -76,13 +81,8 @@ def print_run(console: Console, record: dict[str, Any], folder: Path) -> None:
     ):
         if name in files:
             _line(console, f"{label:<16}{folder / files[name]}")
-    if status in ("interrupted", "failed"):
-        _line(
-            console,
-            f"To go on with it: thalweg run {folder} --resume"
-            if status == "interrupted"
-            else "The partial path is saved.",
-        )
+    if status == "interrupted":
+        _line(console, f"To go on with it: thalweg run {folder} --resume")
 
 
 def _line(console: Console, text: str, style: str = "") -> None:
