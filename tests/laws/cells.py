@@ -1,0 +1,287 @@
+"""The cells over which the laws run: representative energies, states, geometries and schemes, and what fits together.
+
+A cell is a choice of each that `tw.why_unsupported` does not refuse. Nothing here says which combinations work, so a
+new member of a list meets every law by being listed; `test_cells.py` holds that every public class is listed, and that
+the cells do not silently become fewer.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+import thalweg as tw
+from thalweg import generators, likelihoods
+from thalweg.states import AbstractState
+
+
+def _flat(state):
+    """The entries of a vector; densities and families have energies of their own."""
+    if isinstance(state, AbstractState):
+        raise TypeError("a function of a vector")
+    return ravel_pytree(state)[0]
+
+
+def _quadratic(state):
+    """Curvatures 1, 2, 3, … on the entries of any pytree of arrays."""
+    flat = _flat(state)
+    return 0.5 * jnp.sum(jnp.arange(1.0, flat.size + 1) * flat**2)
+
+
+def _quartic(state):
+    """Not convex, with coupled entries."""
+    flat = _flat(state)
+    return jnp.sum((flat[1:] - flat[:-1] ** 2) ** 2) + 0.25 * jnp.sum((flat**2 - 1) ** 2)
+
+
+def _wavy(point):
+    return 0.5 * jnp.sum(point**2) + 0.3 * jnp.sum(jnp.cos(3 * point))
+
+
+def _soft_attraction(displacement):
+    return jnp.sqrt(1 + jnp.sum(displacement**2))
+
+
+def _log_density(point):
+    return -0.5 * jnp.sum((point - 0.3) ** 2) / 0.8 - 0.5 * point.size * jnp.log(2 * jnp.pi * 0.8)
+
+
+def _dirichlet(state):
+    """∫|∇q|²/2 on a grid, with what passes over the joint of a periodic axis left out."""
+    values, grid = state.values, state.grid
+    parts = [jnp.sum(jnp.diff(values, axis=i) ** 2) / grid.spacing[i] ** 2 for i in range(grid.dim)]
+    return 0.5 * sum(parts[1:], start=parts[0]) * grid.cell_volume
+
+
+def _to_another_member(state):
+    """The divergence to another member of the family."""
+    there = jax.tree.map(lambda leaf: jnp.full_like(leaf, 0.3), state.params)
+    return state.family.kl(state.params, there)
+
+
+@functools.cache
+def _target(dim: int) -> tw.Target:
+    return tw.Target(_log_density, dim)
+
+
+def energies(dim: int) -> dict[str, Any]:
+    """Every energy; those with a target need the dimension."""
+    return {
+        "quadratic": _quadratic,
+        "quartic": _quartic,
+        "potential": tw.PotentialEnergy(_wavy),
+        "entropy": tw.Entropy(),
+        "internal": tw.InternalEnergy(lambda q: 0.5 * q**2 + 0.1 * q**3),
+        "porous medium": tw.PorousMedium(2.0),
+        "fast diffusion": tw.PorousMedium(0.6),
+        "interaction": tw.InteractionEnergy(_soft_attraction),
+        "kl": tw.KL(_target(dim)),
+        "squared hellinger": tw.FDivergence(generators.squared_hellinger, _target(dim)),
+        "jensen shannon": tw.FDivergence(generators.jensen_shannon, _target(dim)),
+        "dirichlet": tw.Functional(_dirichlet),
+        "sum": tw.PotentialEnergy(_wavy) + 0.5 * tw.Entropy() + 0.3 * tw.InteractionEnergy(_soft_attraction),
+        "likelihood": tw.NegativeLogLikelihood(jnp.asarray(0.7)),
+        "likelihood of data": tw.NegativeLogLikelihood(jnp.asarray([1.0, 0.0, 1.0, 2.0])),
+        "divergence of members": tw.Functional(_to_another_member),
+    }
+
+
+def _grid_density(grid: tw.Grid) -> tw.GridDensity:
+    bump = lambda x: jnp.exp(-jnp.sum((x - 0.4) ** 2)) * (1.2 + jnp.sum(jnp.sin(3 * x)) / x.size)  # noqa: E731
+    return tw.GridDensity.from_function(bump, grid)
+
+
+def _points(num: int, dim: int) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(3).normal(0.4, 0.8, (num, dim)))
+
+
+def _curve(params, inputs):
+    return params["a"] * jnp.exp(-params["b"] * inputs)
+
+
+@functools.cache
+def states() -> dict[str, Any]:
+    """Every representation, small."""
+    inputs = jnp.linspace(0.0, 1.5, 4)
+    weights = jnp.asarray([0.1, 0.2, 0.05, 0.3, 0.15, 0.2])
+    return {
+        "vector": jnp.asarray([1.2, -0.7, 0.4]),
+        "pytree": {"a": jnp.asarray([0.5, -1.1]), "b": jnp.asarray(0.8)},
+        "matrix": jnp.asarray([[1.0, -0.4, 0.2], [0.3, 0.9, -0.7]]),
+        "line": _grid_density(tw.Grid(-2.0, 2.5, 24)),
+        "circle": _grid_density(tw.Grid(-1.0, 1.5, 20, tw.Periodic())),
+        "plane": _grid_density(tw.Grid((-2.0, -1.0), (2.0, 1.5), (10, 8), (tw.NoFlux(), tw.Periodic()))),
+        "particles": tw.Particles(_points(6, 2)),
+        "weighted particles": tw.Particles(_points(6, 2), log_weights=jnp.log(weights)),
+        "kernel particles": tw.Particles(_points(14, 1), density=tw.KernelDensity()),
+        "weighted kernel particles": tw.Particles(
+            _points(6, 2), log_weights=jnp.log(weights), density=tw.KernelDensity(0.7, shrink=False)
+        ),
+        "gaussian": tw.Gaussian(jnp.asarray([0.5, -0.2]), jnp.asarray([[0.9, 0.3], [0.3, 0.6]])),
+        "normal": tw.Parametric(jnp.asarray([0.3, 1.1, -0.4, 0.6]), likelihoods.Normal(0.8)),
+        "normal mean scale": tw.Parametric(
+            {"mean": jnp.asarray(0.2), "log_scale": jnp.asarray(0.1)}, likelihoods.NormalMeanScale()
+        ),
+        "bernoulli": tw.Parametric(jnp.asarray([0.3, -0.8, 0.4, 1.0]), likelihoods.Bernoulli()),
+        "poisson": tw.Parametric(jnp.asarray([0.3, -0.2, 0.4, 0.6]), likelihoods.Poisson()),
+        "regression": tw.Parametric(
+            {"a": jnp.asarray(1.3), "b": jnp.asarray(0.4)},
+            likelihoods.Regression(_curve, inputs, likelihoods.Normal(0.5)),
+        ),
+    }
+
+
+@functools.cache
+def geometries() -> dict[str, Any]:
+    """Every geometry."""
+    matrix = jnp.asarray([[2.0, 0.3, 0.0], [0.3, 1.0, 0.2], [0.0, 0.2, 0.5]])
+    return {
+        "euclidean": tw.Euclidean(),
+        "mahalanobis": tw.Mahalanobis(matrix),
+        "max norm": tw.MaxNorm(),
+        "one norm": tw.OneNorm(),
+        "p norm": tw.PNorm(3.0),
+        "spectral norm": tw.SpectralNorm(),
+        "fisher-rao": tw.FisherRao(),
+        "damped fisher-rao": tw.FisherRao(damping=0.2),
+        "wasserstein": tw.Wasserstein(),
+    }
+
+
+@functools.cache
+def schemes() -> dict[str, Any]:
+    """Every scheme, with steps that suit the small states here."""
+    return {
+        "explicit": tw.Explicit(1e-4),
+        "backtracking": tw.Explicit(tw.Backtracking(0.5)),
+        "constrained": tw.Constrained(1e-3),
+        "constrained ball": tw.Constrained(0.1, tw.NewtonBall()),
+        "proximal": tw.Proximal(0.05),
+        "proximal by newton": tw.Proximal(0.05, tw.Newton()),
+        "proximal by lbfgs": tw.Proximal(0.05, tw.QuasiNewton()),
+        "jko on the line": tw.Proximal(0.05, tw.LineJKO()),
+        "continuous": tw.Continuous(0.05),
+        "continuous by ode": tw.Continuous(0.05, tw.ODESolver(diffrax_solver())),
+        "continuous by finite volumes": tw.Continuous(0.05, tw.FiniteVolume()),
+        "langevin": tw.Langevin(0.01),
+    }
+
+
+# What differs from another state or geometry only in its shape or in a number meets few of the others.
+ALIKE = {
+    "pytree": ("euclidean", "mahalanobis", "max norm"),
+    "matrix": ("p norm", "spectral norm"),
+    "damped fisher-rao": ("normal mean scale", "regression"),
+}
+
+# Schemes with a solver named that `None` would also choose: in the default run they meet one or two states only.
+VARIANTS = {
+    "proximal by newton": [("vector", "euclidean")],
+    "proximal by lbfgs": [("vector", "euclidean"), ("weighted particles", "wasserstein"), ("poisson", "fisher-rao")],
+    "jko on the line": [("line", "wasserstein")],
+    "continuous by ode": [("matrix", "p norm"), ("circle", "wasserstein")],
+    "continuous by finite volumes": [("plane", "wasserstein")],
+}
+
+
+def diffrax_solver() -> Any:
+    """An explicit solver for the cells that name one."""
+    import diffrax
+
+    return diffrax.Tsit5()
+
+
+def dim_of(state: Any) -> int:
+    """The dimension of the space of a density, else 1."""
+    return getattr(state, "dim", 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One combination, by names; `scheme` is `None` where a law needs none."""
+
+    energy: str
+    state: str
+    geometry: str
+    scheme: str | None = None
+
+    def __str__(self) -> str:
+        return " - ".join(name for name in dataclasses.astuple(self) if name is not None)
+
+    @property
+    def parts(self) -> tuple[Any, Any, Any, Any]:
+        """The four objects."""
+        state = states()[self.state]
+        scheme = None if self.scheme is None else schemes()[self.scheme]
+        return energies_for(self.state)[self.energy], state, geometries()[self.geometry], scheme
+
+
+@functools.cache
+def energies_for(state: str) -> dict[str, Any]:
+    """The energies, made once for each state, so that their identity does not change."""
+    return energies(dim_of(states()[state]))
+
+
+@functools.cache
+def pairs() -> tuple[tuple[str, str], ...]:
+    """The states and geometries that have a metric together, less those that would show nothing new."""
+    found = []
+    for (state, x), (geometry, d) in itertools.product(states().items(), geometries().items()):
+        if state not in ALIKE.get(geometry, (state,)) or geometry not in ALIKE.get(state, (geometry,)):
+            continue
+        try:
+            d.at(x)
+        except (tw.UnsupportedCombination, ValueError):
+            continue
+        found.append((state, geometry))
+    return tuple(found)
+
+
+@functools.cache
+def is_supported(cell: Cell) -> bool:
+    """Whether the four choices can be put together."""
+    energy, state, geometry, scheme = cell.parts
+    return tw.why_unsupported(energy, state, geometry=geometry, scheme=scheme) is None
+
+
+@functools.cache
+def energies_at(state: str, geometry: str) -> tuple[Cell, ...]:
+    """The cells of a state in a geometry, less their schemes, whose first variation has a steepest descent."""
+    found = (Cell(energy, state, geometry) for energy in energies_for(state))
+    return tuple(cell for cell in found if is_supported(dataclasses.replace(cell, scheme="explicit")))
+
+
+@functools.cache
+def supported(state: str, geometry: str) -> tuple[Cell, ...]:
+    """Every supported cell at a state in a geometry."""
+    found = (Cell(energy, state, geometry, scheme) for energy in energies_for(state) for scheme in schemes())
+    return tuple(cell for cell in found if is_supported(cell))
+
+
+def modules_in(value: Any) -> Iterator[type]:
+    """The classes of all modules inside a value, however deep."""
+    if isinstance(value, eqx.Module):
+        yield type(value)
+        for field in dataclasses.fields(value):  # type: ignore[arg-type]
+            yield from modules_in(getattr(value, field.name))
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from modules_in(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from modules_in(part)
+
+
+def a_random_cotangent(like: tw.Cotangent, seed: int) -> tw.Cotangent:
+    """A cotangent with the weights of another one and random values."""
+    leaves, tree = jax.tree.flatten(like.regular)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    random = [jax.random.normal(key, leaf.shape, leaf.dtype) for key, leaf in zip(keys, leaves, strict=True)]
+    return eqx.tree_at(lambda c: c.regular, like, jax.tree.unflatten(tree, random))
