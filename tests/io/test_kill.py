@@ -42,8 +42,8 @@ def stop_after(process: subprocess.Popen[str], directory: Path, more: int, delay
 
 def test_runs_killed_at_random_moments_end_as_if_they_had_never_stopped(tmp_path: Path):
     moments = random.Random(2)
-    # About 130 segments of particles come before the first of the grid.
-    for more in (20, 60, 90):
+    # The particles take 67 segments, the grid 51: two kills come among the former, the third among the latter.
+    for more in (10, 25, 45):
         process = start(tmp_path)
         said = stop_after(process, tmp_path, more, moments.uniform(0, 0.03), signal.SIGKILL)
         assert process.returncode == -signal.SIGKILL, said
@@ -53,7 +53,7 @@ def test_runs_killed_at_random_moments_end_as_if_they_had_never_stopped(tmp_path
 
 def test_control_c_raises_with_the_path_and_the_run_can_be_resumed(tmp_path: Path):
     process = start(tmp_path)
-    said = stop_after(process, tmp_path, 25, 0.0, signal.SIGINT)
+    said = stop_after(process, tmp_path, 5, 0.0, signal.SIGINT)
     assert process.returncode == 130, said
     path = tw.load(tmp_path / "interrupted.npz")
     assert path.result == tw.RESULTS.interrupted
