@@ -165,7 +165,7 @@ def problems(
 ) -> None:
     """List the built-in problems, or print the problem file of one."""
     with _errors(debug):
-        from thalweg.cli._template import about, template
+        from thalweg.cli._template import about, regressions, template
 
         if name is not None:
             typer.echo(template(name), nl=False)
@@ -176,7 +176,11 @@ def problems(
 
         table = Table(box=None, pad_edge=False, show_header=False)
         for entry in known.names():
-            table.add_row(Text(entry, style="bold"), Text(about(entry)))
+            if entry not in regressions():
+                table.add_row(Text(entry, style="bold"), Text(about(entry)))
+        table.add_row(
+            Text("NIST regressions", style="bold"), Text("Answers certified to 11 digits: " + ", ".join(regressions()))
+        )
         console = Console()
         console.print(table)
         console.print(Text("\nRun one: thalweg run NAME.   Get its file: thalweg problems NAME > NAME.toml"))
@@ -190,15 +194,16 @@ def combinations(
 ) -> None:
     """What works with what, as the library itself answers."""
     with _errors(debug):
-        from thalweg.cli._combinations import as_markdown, as_table, find_combinations, reasons
+        from thalweg.cli._combinations import as_markdown, find_combinations, print_table, reasons
 
         found = find_combinations()
         if markdown:
             typer.echo(as_markdown(found))
             return
         console = Console()
-        console.print(as_table(found))
+        print_table(console, found)
         if why:
+            console.print()
             for text in reasons(found):
                 console.print(Text(text), soft_wrap=True)
 

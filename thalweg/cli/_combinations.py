@@ -9,6 +9,8 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -39,10 +41,13 @@ class Line:
     supported: tuple[bool, ...]
 
 
-def representatives() -> dict[str, dict[str, Any]]:
-    """One object of each public class, by role and by the name under which the table shows it."""
+def representatives(dim: int = 1) -> dict[str, dict[str, Any]]:
+    """One object of each public class, by role and by the name under which the table shows it.
+
+    **Arguments:** `dim`: of the targets; it must be that of the state.
+    """
     square = lambda x: jnp.sum(x**2)  # noqa: E731
-    target = tw.Target(lambda x: -0.5 * jnp.sum(x**2), 1)
+    target = tw.Target(lambda x: -0.5 * jnp.sum(x**2), dim)
     line, ring = tw.Grid(-1.0, 1.0, 4), tw.Grid(-1.0, 1.0, 4, tw.Periodic())
     plane = tw.Grid((-1.0, -1.0), (1.0, 1.0), (3, 3))
     points = jnp.linspace(-1.0, 1.0, 8)[:, None]
@@ -101,12 +106,14 @@ def _any_function(state: Any) -> Any:
 def find_combinations() -> tuple[Combination, ...]:
     """Every combination with the library's answer, from `tw.why_unsupported`; asked once in a process."""
     choices = representatives()
+    by_dim = {dim: representatives(dim)["energy"] for dim in (1, 2)}
     found = []
     for (state_name, state), (geometry_name, geometry) in itertools.product(
         choices["state"].items(), choices["geometry"].items()
     ):
+        energies = by_dim[getattr(state, "dim", 1)]
         for (energy_name, energy), (scheme_name, scheme) in itertools.product(
-            choices["energy"].items(), choices["scheme"].items()
+            energies.items(), choices["scheme"].items()
         ):
             reason = tw.why_unsupported(energy, state, geometry=geometry, scheme=scheme)
             found.append(Combination(state_name, geometry_name, energy_name, scheme_name, reason))
@@ -138,7 +145,7 @@ def scheme_names(found: Sequence[Combination]) -> tuple[str, ...]:
 def _cells(found: Sequence[Combination]) -> Iterator[tuple[str, str, str, *tuple[str, ...]]]:
     everything = tuple(dict.fromkeys(entry.energy for entry in found if entry.energy not in _OF_PARAMETERS))
     for line in lines(found):
-        energies = "all of densities" if line.energies == everything else ", ".join(line.energies)
+        energies = "every energy of densities" if line.energies == everything else ", ".join(line.energies)
         yield line.state, ", ".join(line.geometries), energies, *(YES if yes else NO for yes in line.supported)
 
 
@@ -154,21 +161,28 @@ def as_markdown(found: Sequence[Combination] | None = None) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def as_table(found: Sequence[Combination]) -> Table:
-    """The table for a terminal."""
-    table = Table(pad_edge=False, title="What works with what", title_justify="left")
-    for name in ("state", "geometry", "energies"):
-        table.add_column(name, overflow="fold")
-    for name in scheme_names(found):
-        table.add_column(name, justify="center", overflow="fold")
-    before = ""
-    for state, *rest in _cells(found):
-        if state != before:
-            table.add_section()
-        cells = (Text(cell, style="green" if cell == YES else "dim" if cell == NO else "") for cell in rest)
-        table.add_row(state if state != before else "", *cells)
-        before = state
-    return table
+def print_table(console: Console, found: Sequence[Combination]) -> None:
+    """The table for a terminal: a heading for each state, with its geometries and energies below."""
+    schemes = scheme_names(found)
+    wide = console.width >= 110
+    heads = [name if wide else f"{name[:4]}." for name in schemes]
+    left = console.width - sum(len(head) + 2 for head in heads) - 4
+    widths = [left * 2 // 5, left - left * 2 // 5, *map(len, heads)]
+
+    def grid(*rows: Sequence[Any]) -> Table:
+        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0), pad_edge=False)
+        for i, width in enumerate(widths):
+            table.add_column(width=width, justify="center" if i > 1 else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        return table
+
+    console.print(grid([Text(head, style="dim") for head in ("  geometry", "energies", *heads)]))
+    for state, group in itertools.groupby(_cells(found), key=lambda row: row[0]):
+        console.print(Text(state, style="bold"))
+        for _, geometries, energies, *yes in group:
+            marks = (Text(mark, style="green" if mark == YES else "dim") for mark in yes)
+            console.print(grid([Padding(Text(geometries), (0, 0, 0, 2)), energies, *marks]))
 
 
 def reasons(found: Sequence[Combination]) -> list[str]:
@@ -177,11 +191,12 @@ def reasons(found: Sequence[Combination]) -> list[str]:
     for entry in found:
         if entry.reason is not None:
             grouped.setdefault(entry.reason, []).append(entry)
+    everything = {name: {getattr(entry, name) for entry in found} for name in ("energy", "scheme")}
     texts = []
     for reason, entries in grouped.items():
-        parts = [
-            ", ".join(dict.fromkeys(getattr(entry, name) for entry in entries))
-            for name in ("energy", "state", "geometry", "scheme")
-        ]
+        parts = []
+        for name in ("energy", "state", "geometry", "scheme"):
+            names = list(dict.fromkeys(getattr(entry, name) for entry in entries))
+            parts.append(f"every {name}" if set(names) == everything.get(name) else ", ".join(names))
         texts.append(" × ".join(parts) + "".join(f"\n    {line}" for line in reason.splitlines()) + "\n")
     return texts

@@ -6,7 +6,7 @@ from pathlib import Path
 from thalweg import problems
 from thalweg.cli._document import Document, parse_document
 from thalweg.cli._errors import UsageError, nearest
-from thalweg.problems import AbstractProblem, DensityProblem, RegressionProblem, TargetProblem, VectorProblem
+from thalweg.problems import DensityProblem, RegressionProblem, TargetProblem, VectorProblem
 
 _CELLS = {1: 128, 2: 64}
 
@@ -111,15 +111,9 @@ def named_document(name: str) -> Document:
     return parse_document(template(name), name=f"{name} (built in)", stem=name, folder=Path.cwd())
 
 
-def kind_of(problem: AbstractProblem) -> str:
-    """What kind of problem it is, in a word."""
-    kinds = {
-        VectorProblem: "vector",
-        DensityProblem: "density",
-        TargetProblem: "target",
-        RegressionProblem: "regression",
-    }
-    return next(word for kind, word in kinds.items() if isinstance(problem, kind))
+def regressions() -> tuple[str, ...]:
+    """The names of the NIST regressions."""
+    return tuple(dataset.lower() for dataset in problems.DATASETS)
 
 
 def about(name: str) -> str:
