@@ -83,6 +83,8 @@ class FiniteVolume(eqx.Module):
             moved = eqx.tree_at(lambda s: s.values, state, values)
             new_value, new_rate = value_and_rate(moved)
             rounding = 1e-13 * (1 + jnp.abs(carry.value))
+            # Where the substeps lie is no part of the derivative.
+            error = jax.lax.stop_gradient(error)
             accepted = ((error <= self.tolerance) & (new_value <= carry.value + rounding)) | (tau <= smallest)
             # The first-order error of a substep is O(τ²).
             factor = jnp.clip(0.9 * jnp.sqrt(self.tolerance / jnp.maximum(error, 1e-30)), 0.2, 4.0)
@@ -195,7 +197,9 @@ def _sweep(faces: FaceCoefficients, grid: Grid, axis: int, values: Array, tau: S
     flux = flux - jnp.mean(flux, axis=-1, keepdims=True) if periodic else flux.at[..., -1].set(0)
     before = jnp.roll(flux, 1, -1)
     leaving = jnp.maximum(flux, 0) + jnp.maximum(-before, 0)
-    share = jnp.minimum(1.0, 0.99 * fine / jnp.maximum(leaving, jnp.finfo(q.dtype).tiny))
+    # Only where it must: a quotient of two tails would have no finite derivative.
+    limits = (leaving > 0.99 * fine) & (leaving > jnp.finfo(q.dtype).tiny ** 0.45)
+    share = jnp.where(limits, 0.99 * fine / jnp.where(limits, leaving, 1), 1)
     limited = flux * jnp.where(flux > 0, share, jnp.roll(share, -1, -1))
     result = jnp.maximum(fine - (limited - jnp.roll(limited, 1, -1)), 0)
     return jnp.moveaxis(result, -1, axis), jnp.sum(jnp.abs(correction)) * grid.cell_volume

@@ -129,7 +129,7 @@ def _why_no_solver(metric: AbstractMetric, geometry: AbstractGeometry, state: St
     if isinstance(metric, GridMetric):
         return (
             "The JKO step on a grid (`Proximal` with `Wasserstein`) is there in one dimension with walls only;\n"
-            f"this grid has shape {state.grid.shape} and boundary {state.grid.boundary}.\n"
+            f"this grid has shape {metric.state.grid.shape} and boundary {metric.state.grid.boundary}.\n"
             "Use `scheme=tw.Continuous(step_size)`, whose limit it is."
         )
     return (

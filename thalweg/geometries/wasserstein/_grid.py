@@ -15,14 +15,19 @@ from thalweg.transport import line_distance_squared
 
 
 class FaceField(eqx.Module):
-    """What flows through the faces: for each axis the flux and the density on the face, in the grid's shape.
+    """What flows through the faces: for each axis the velocity and the density on the face, in the grid's shape.
 
     Entry $i$ along the axis is the face between cells $i$ and $i+1$; the last one wraps, and is zero where the axis
     is not periodic.
     """
 
-    fluxes: tuple[Array, ...]
+    velocities: tuple[Array, ...]
     mobilities: tuple[Array, ...]
+
+    @property
+    def fluxes(self) -> tuple[Array, ...]:
+        """Density times velocity."""
+        return tuple(m * u for m, u in zip(self.mobilities, self.velocities, strict=True))
 
 
 class GridMetric(AbstractMetric):
@@ -41,19 +46,19 @@ class GridMetric(AbstractMetric):
     def steepest_descent(self, cotangent: Cotangent) -> Velocity:
         xi, grid, values = cotangent.regular.values, self.state.grid, self.state.values
         mean = logarithmic_mean if cotangent.positive else arithmetic_mean
-        fluxes, mobilities = [], []
+        velocities, mobilities = [], []
         for axis in range(grid.dim):
             mobility = mean(values, neighbour(values, axis)) * open_faces(grid, axis, values.dtype)
-            fluxes.append(-mobility * difference(xi, axis) / grid.spacing[axis])
+            velocities.append(-difference(xi, axis) / grid.spacing[axis])
             mobilities.append(mobility)
-        tangent = eqx.tree_at(lambda s: s.values, self.state, -divergence(tuple(fluxes), grid))
-        return Velocity(tangent, FaceField(tuple(fluxes), tuple(mobilities)))
+        field = FaceField(tuple(velocities), tuple(mobilities))
+        tangent = eqx.tree_at(lambda s: s.values, self.state, -divergence(field.fluxes, grid))
+        return Velocity(tangent, field)
 
     def norm_squared(self, velocity: Velocity) -> Scalar:
-        terms = []
-        for flux, mobility in zip(velocity.field.fluxes, velocity.field.mobilities, strict=True):
-            moving = mobility > 0
-            terms.append(jnp.sum(jnp.where(moving, flux**2 / jnp.where(moving, mobility, 1), 0)))
+        # No division by a density: next to vacuum its square has no reciprocal, and derivatives would be NaN.
+        field = velocity.field
+        terms = [jnp.sum(m * u**2) for m, u in zip(field.mobilities, field.velocities, strict=True)]
         return sum(terms[1:], start=terms[0]) * self.state.grid.cell_volume
 
     def move(self, velocity: Velocity, scale: ScalarLike) -> GridDensity:
