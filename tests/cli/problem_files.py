@@ -11,6 +11,8 @@ MODEL = """
 import jax.numpy as jnp
 from beside import CENTRE
 
+print("the user's own words")
+
 def bowl(x):
     return jnp.sum((x - CENTRE) ** 2)
 

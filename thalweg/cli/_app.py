@@ -105,15 +105,17 @@ def run(
         from thalweg.cli._show import print_run
 
         document, out = _document(problem, out, resume)
-        outcome = run_document(
-            document,
-            out=out,
-            resume=resume,
-            seed=seed,
-            with_report=not no_report,
-            quiet=quiet,
-            console=Console(stderr=True),
-        )
+        # What the user's own code prints must not get between the braces.
+        with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+            outcome = run_document(
+                document,
+                out=out,
+                resume=resume,
+                seed=seed,
+                with_report=not no_report,
+                quiet=quiet,
+                console=Console(stderr=True),
+            )
         if as_json:
             typer.echo(json.dumps(plain({"folder": str(outcome.folder), **outcome.record}), allow_nan=False))
         elif not quiet:

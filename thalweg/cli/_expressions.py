@@ -4,12 +4,14 @@ The objects that run and the Python code in the report come from the same expres
 the other.
 """
 
+import contextlib
 import csv
 import dataclasses
 import hashlib
 import importlib
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -249,19 +251,18 @@ class UserFunction(Expression):
 
 def import_file(path: Path) -> Any:
     """Run a Python file as a module, once; it may import its neighbours, as a script may."""
-    known = _imported_files.get(path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    _look_in(path.parent)
+    known = _imported.get(path)
     if known is not None and known[0] == digest:
         return known[1]
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))
     # Dataclasses and the like look their module up; an installed module of the same name is left in its place.
     before = sys.modules.get(path.stem)
-    if before is None or any(before is ours for _, ours in _imported_files.values()):
+    if before is None or any(before is ours for _, ours in _imported.values()):
         sys.modules[path.stem] = module
     try:
         spec.loader.exec_module(module)
@@ -269,11 +270,27 @@ def import_file(path: Path) -> Any:
         if sys.modules.get(path.stem) is module:
             del sys.modules[path.stem]
         raise
-    _imported_files[path] = (digest, module)
+    _imported[path] = (digest, module)
     return module
 
 
-_imported_files: dict[Path, tuple[str, Any]] = {}
+_imported: dict[Path, tuple[str, Any]] = {}
+_folders: list[str] = []
+
+
+def _look_in(folder: Path) -> None:
+    """Let imports find what lies in a folder; of two runs in one process the second sees its own neighbours."""
+    if _folders and _folders[-1] == str(folder):
+        return
+    for last in _folders:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(last)
+        for name, module in list(sys.modules.items()):
+            if os.path.dirname(getattr(module, "__file__", None) or "") == last:
+                del sys.modules[name]
+    _imported.clear()
+    _folders[:] = [str(folder)]
+    sys.path.append(str(folder))
 
 
 @dataclasses.dataclass(frozen=True)

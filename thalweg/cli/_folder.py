@@ -8,17 +8,17 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import shutil
 import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
+import thalweg
 from thalweg._errors import CheckpointError
 from thalweg.cli._document import Document
 from thalweg.cli._errors import UsageError
-from thalweg.io._atomic import replacing
+from thalweg.io._atomic import ASIDE, replacing
 
 PROBLEM, RECORD, CHECKPOINT = "problem.toml", "run.json", "checkpoint"
 # Files of the user's that are larger stay where they are; their digest is kept.
@@ -107,7 +107,8 @@ def choose_folder(document: Document, out: Path | None, resume: bool) -> RunFold
         out = _numbered(document.stem, resume)
     if out.exists() and not out.is_dir():
         raise UsageError(f"The run folder {out} is a file. Choose another one with --out DIR.")
-    if not out.is_dir() or not any(out.iterdir()):
+    # A file that was being written when the process was killed is not yet a run.
+    if not out.is_dir() or all(entry.name.endswith(ASIDE) for entry in out.iterdir()):
         return RunFolder(out, resumes=False)
     if not resume:
         raise UsageError(
@@ -138,8 +139,6 @@ def _require_same_problem(document: Document, out: Path) -> None:
         raise UsageError(
             f"The folder {out} is not empty and holds no run: it has no {PROBLEM}. Choose another --out DIR."
         )
-    if stored.resolve() == (document.folder / document.name).resolve() or stored.read_text() == document.text:
-        return
     try:
         before = tomllib.loads(stored.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -169,12 +168,17 @@ def require_same_inputs(folder: RunFolder, files: dict[str, Path]) -> None:
             )
 
 
-def neighbours(folder: Path, reference_folder: Path) -> dict[str, Path]:
-    """Python files below a folder that have been imported, by their path relative to it."""
-    found = {}
+def neighbours(folder: Path) -> dict[str, Path]:
+    """Python files of the user's that have been imported from a folder as a script beside them would, by their path
+    relative to it.
+    """
     root = folder.resolve()
-    for module in list(sys.modules.values()):
-        file = getattr(module, "__file__", None)
-        if file and os.path.realpath(file).startswith(str(root) + os.sep) and "site-packages" not in file:
-            found[os.path.relpath(os.path.realpath(file), reference_folder.resolve())] = Path(file)
+    # An environment or thalweg itself may lie below the folder, and a project beside it may be installed for editing.
+    others = [Path(thalweg.__file__).resolve().parent, *(Path(p).resolve() for p in (sys.prefix, sys.base_prefix))]
+    found = {}
+    for name, module in list(sys.modules.items()):
+        file = Path(getattr(module, "__file__", None) or "/").resolve()
+        as_script = [root.joinpath(*name.split(".")).with_suffix(".py"), root.joinpath(*name.split("."), "__init__.py")]
+        if file in as_script and not any(file.is_relative_to(other) for other in others):
+            found[str(file.relative_to(root))] = file
     return found

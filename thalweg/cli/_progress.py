@@ -22,11 +22,11 @@ class ProgressBar:
         self.first: tuple[int, float] | None = None
         if not quiet and console.is_terminal:
             self.bar = Progress(
-                BarColumn(bar_width=16),
+                BarColumn(bar_width=12),
                 TextColumn("{task.percentage:>3.0f}%"),
                 TextColumn("{task.fields[numbers]}"),
                 TimeElapsedColumn(),
-                TextColumn("left"),
+                TextColumn("·"),
                 TimeRemainingColumn(compact=True),
                 console=console,
                 transient=True,

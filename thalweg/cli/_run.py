@@ -103,7 +103,7 @@ def _input_files(plan: Plan) -> dict[str, Path]:
     files = {f.reference.rpartition(":")[0]: f.path for f in plan.functions if f.path is not None}
     files |= {data.reference: data.path for data in plan.data_files}
     if plan.functions:
-        imported = neighbours(folder, folder)
+        imported = neighbours(folder)
         files |= {
             name: path for name, path in imported.items() if path.resolve() not in {p.resolve() for p in files.values()}
         }

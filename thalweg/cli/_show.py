@@ -66,7 +66,7 @@ def print_run(console: Console, record: dict[str, Any], folder: Path) -> None:
     if balance := record.get("energy_balance"):
         lost, dissipated = _number(balance["decrease"]), _number(balance["dissipated"])
         share = balance["relative_error"]
-        apart = "" if share is None else f" ({share:.2g} of it apart)"
+        apart = "" if share is None else f" (they differ by {100 * share:.2g} %)"
         _line(console, f"{'balance':<16}energy lost {lost}, dissipated {dissipated}{apart}")
     if record.get("reference"):
         print_rows(console, {"": record["reference"]})
