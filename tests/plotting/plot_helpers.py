@@ -75,7 +75,7 @@ def _stacked(make: Callable[[float], Any]) -> Any:
 
 def _grid_states(lower: Any, upper: Any, shape: Any) -> Any:
     grid = tw.Grid(lower, upper, shape)
-    return _stacked(lambda share: tw.GridDensity.from_function(lambda x: bump(x) ** (1.0 - 0.5 * share), grid))
+    return _stacked(lambda share: tw.GridDensity.from_function(lambda x: bump(x + share), grid))
 
 
 def _vector(share: float) -> Any:

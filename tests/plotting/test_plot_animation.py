@@ -26,7 +26,10 @@ def test_frames_have_one_size_and_differ(kind: str):
     frames = [pixels(png) for png in frames_png(path_of(kind), 3, dpi=60)]
     assert len(frames) == min(3, len(path_of(kind)))
     assert len({frame.shape for frame in frames}) == 1
-    assert all(np.any(one != other) for one, other in itertools.pairwise(frames))
+    # Below the title, which holds the time, and above the energy. Each frame has its own 256 colours, which moves every
+    # shade a little.
+    states = [frame[len(frame) // 8 : len(frame) // 2] for frame in frames]
+    assert all(np.max(np.abs(one - other)) > 30 for one, other in itertools.pairwise(states))
 
 
 def test_the_last_frame_is_the_end_of_the_path():

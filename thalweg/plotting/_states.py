@@ -18,7 +18,7 @@ import numpy as np
 from thalweg._path import Path
 from thalweg.plotting._curves import time_label, times_of
 from thalweg.plotting._style import DOTTED, INK, REFERENCE, TIME_MAP, new_figure, number, plain, styled
-from thalweg.states import GridDensity
+from thalweg.states import GridDensity, moving
 from thalweg.targets import Target
 
 # Saves that are compared when some are chosen: enough to follow a path, few enough to be quick.
@@ -62,7 +62,7 @@ class Saves:
         self.times = times_of(path)
         self.time_label = time_label(path)
         # Fetched from the device once; what is not a number (a model, a key) does not move.
-        moved = eqx.filter(path.states, eqx.is_inexact_array)
+        moved = moving(path.states)
         self._saved = jax.tree.map(np.asarray, moved)
 
     def __len__(self) -> int:
