@@ -153,6 +153,9 @@ def test_another_problem_or_another_function_is_not_resumed(tmp_path):
     out = tmp_path / "out"
     assert thalweg("run", file, "--out", out, "--no-report", "--quiet").exit_code == 0
     before = (out / "path.npz").read_bytes()
+    again = thalweg("run", file, "--out", out, "--no-report", "--quiet")
+    assert again.exit_code == 2
+    assert "is not empty" in again.stderr
     file.write_text(VECTOR.replace("0.25", "0.125"))
     other = thalweg("run", file, "--out", out, "--no-report", "--resume")
     assert other.exit_code == 2
