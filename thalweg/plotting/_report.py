@@ -134,7 +134,10 @@ def _head(title: str) -> str:
 
 
 def _foot() -> str:
-    version = importlib.metadata.version("thalweg")
+    try:
+        version = importlib.metadata.version("thalweg")
+    except importlib.metadata.PackageNotFoundError:
+        version = "(not installed, run from its source)"
     made = f"Written by thalweg {version} with jax {jax.__version__} on Python {platform.python_version()}."
     return f"<footer>{_html.text(made)}</footer>\n<script>\n{_packaged('report.js')}</script>\n</body>\n</html>\n"
 
