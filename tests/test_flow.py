@@ -128,3 +128,17 @@ def test_float32_stays_float32_and_its_time_adds_up():
     assert path.final.state.dtype == jnp.float32
     # Plain summation in float32 is off by 1e-2 after so many steps.
     np.testing.assert_allclose(float(path.times[-1]), 10.0, rtol=1e-6)
+
+
+def test_a_save_holds_what_moves_and_not_the_data_beside_it():
+    inputs, rows = jnp.linspace(0.0, 1.0, 500), []
+    path = tw.fit(lambda p, x: p[0] * jnp.exp(p[1] * x), inputs, 2 * jnp.exp(-inputs), jnp.array([1.0, 0.5]))
+    assert len(path) > 3
+    assert path.states.params.shape == (len(path), 2)
+    assert path.states.family.inputs.shape == (500,)
+    for k in (0, len(path) - 1):
+        rows.append(path.state_at(k).params)
+        assert path.state_at(k).family.inputs.shape == (500,)
+    np.testing.assert_array_equal(rows[0], [1.0, 0.5])
+    np.testing.assert_array_equal(rows[1], path.final.state.params)
+    np.testing.assert_allclose(rows[1], [2.0, -1.0], rtol=1e-8)

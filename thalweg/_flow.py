@@ -187,8 +187,8 @@ def iterate(
 
     def piece(saves: tuple[Any, ...], result: Any) -> Path:
         times, states, records, measurements = jax.device_put(saves)
-        # A save holds arrays only; the rest of the state (functions, numbers) is that of the flow.
-        states = eqx.combine(states, eqx.filter(flow_state.state, eqx.is_array, inverse=True))
+        # A save holds what moves; the rest of the state (functions, data) is that of the flow.
+        states = eqx.combine(states, flow_state.state)
         stats["seconds"] = round(clock.perf_counter() - started, 6)
         stats["num_steps"] = int(flow_state.num_steps)
         finish = problem.scheme.finish(energy, geometry, flow_state.state, flow_state.memory)

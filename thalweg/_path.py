@@ -10,6 +10,7 @@ from thalweg import _tree
 from thalweg._errors import Unavailable
 from thalweg._result import RESULTS
 from thalweg._types import Array, Int, PyTree, Scalar, State
+from thalweg.states import moving
 
 
 class FlowState(eqx.Module):
@@ -46,7 +47,7 @@ class Path(eqx.Module):
     """What [`thalweg.flow`][] returns.
 
     - `times`: shape `(num_saves,)`; the start is included. For `Constrained` it is arc length.
-    - `states`: the state with a leading axis of saves.
+    - `states`: the state, what moves of it with a leading axis of saves.
     - `energies`, `dissipation_rates`: shape `(num_saves,)`; where a representation has none, asking raises with the
       reason, which `unavailable` also lists.
     - `distances_squared`: shape `(num_saves,)`, the squared length of the step that led to each save (0 for the start).
@@ -128,8 +129,8 @@ class Path(eqx.Module):
         return str(RESULTS[self.result])
 
     def state_at(self, index: int) -> State:
-        """The state at one save."""
-        return jax.tree.map(lambda leaf: leaf[index] if eqx.is_array(leaf) else leaf, self.states)
+        """The state at one save; what does not move has no axis of saves and is shared."""
+        return eqx.combine(jax.tree.map(lambda leaf: leaf[index], moving(self.states)), self.states)
 
     def energy_balance(self) -> EnergyBalance:
         """Compare the energy lost with the energy dissipated from the first save to the last."""
@@ -175,8 +176,9 @@ def concatenate(paths: list[Path]) -> Path:
         joined = np.concatenate([np.asarray(leaf) for leaf in leaves]) if eqx.is_array(leaves[0]) else leaves[0]
         return jax.device_put(joined) if eqx.is_array(joined) else joined
 
-    parts = [(p.times, p.states, p.records, p.measurements) for p in paths]
+    parts = [(p.times, moving(p.states), p.records, p.measurements) for p in paths]
     times, states, records, measurements = jax.tree.map(join, *parts)
+    states = eqx.combine(states, last.states)
     return Path(
         times,
         states,

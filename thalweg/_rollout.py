@@ -18,6 +18,7 @@ from thalweg._types import PRNGKey, State
 from thalweg.energies import as_energy
 from thalweg.geometries import AbstractGeometry
 from thalweg.schemes import AbstractScheme
+from thalweg.states import moving
 
 
 def rollout(
@@ -64,7 +65,7 @@ def rollout(
         measurements = {**here.stats, **values.pop("measurements")}
         values["distances_squared"] = here.distance_squared
         values["dissipated"] = here.dissipated
-        return here.time, eqx.filter(here.state, eqx.is_array), values, measurements
+        return here.time, moving(here.state), values, measurements
 
     def one_step(carry: Any, _: None) -> tuple[Any, None]:
         arrays, result = carry
@@ -83,7 +84,7 @@ def rollout(
     )
     times, states, records, measurements = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, saves)
     final = eqx.combine(arrays, static)
-    states = eqx.combine(states, eqx.filter(final.state, eqx.is_array, inverse=True))
+    states = eqx.combine(states, final.state)
     extras = scheme.finish(energy, geometry, final.state, final.memory)
     stats = tuple(scheme.describe().items())
     return Path(times, states, records, measurements, result, final, extras, tuple(unavailable.items()), stats)
