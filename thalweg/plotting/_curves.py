@@ -132,7 +132,7 @@ def draw_energy_strip(ax: Any, path: Path, reference_energy: float | None = None
     values = np.full(times.shape, np.nan) if curve is None else curve.values
     ax.plot(times, values, color=FILL, linewidth=1.4)
     (passed,) = ax.plot([], [], color=PATH, linewidth=1.7)
-    (dot,) = ax.plot([], [], "o", color=PATH, markersize=5)
+    (dot,) = ax.plot([], [], "o", color=PATH, markersize=5, clip_on=False, zorder=4)
     now = ax.axvline(times[0], color=FILL, linewidth=1.0, zorder=0)
     _hold_times(ax, path)
     if curve is not None and curve.is_logarithmic:
