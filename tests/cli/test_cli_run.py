@@ -196,6 +196,17 @@ def test_a_numerical_failure_ends_with_code_1_and_keeps_the_path_so_far(tmp_path
     assert bool((path.final.state.values >= 0).all())
 
 
+def test_a_package_that_writes_the_results_is_missed_before_the_run(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    file = write_problem(tmp_path, VECTOR)
+    refused = thalweg("run", file, "--out", tmp_path / "out")
+    assert refused.exit_code == 2
+    assert "`matplotlib`" in refused.stderr
+    assert "pip install 'thalweg[cli]'" in refused.stderr
+    assert not (tmp_path / "out").exists()
+    assert thalweg("run", file, "--out", tmp_path / "out", "--no-report", "--quiet").exit_code == 0
+
+
 def test_single_precision_is_used_where_it_is_asked_for(tmp_path):
     text = VECTOR.replace("num_steps = 4", 'num_steps = 4\nprecision = "float32"')
     result = thalweg("run", write_problem(tmp_path, text), "--out", tmp_path / "out", "--no-report")
