@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from thalweg import _tree
 from thalweg._first_variation import energy_and_first_variation, first_variation
 from thalweg._types import PRNGKey, Scalar, ScalarLike, State
-from thalweg.energies import AbstractEnergy
+from thalweg.energies import AbstractEnergy, decompose
 from thalweg.geometries import AbstractGeometry
 from thalweg.geometries.wasserstein import GridMetric
 from thalweg.schemes._base import AbstractScheme, StepInfo, check_positive, limited_step_size
@@ -78,6 +78,14 @@ class Continuous(AbstractScheme):
             raise ValueError(
                 "`FiniteVolume` integrates grid densities in the Wasserstein geometry; use `solver=None` here."
             )
+        if isinstance(metric, GridMetric) and (self.solver is None or isinstance(self.solver, FiniteVolume)):
+            temperature = decompose(energy).temperature
+            if temperature is not None and not _tree.is_traced(temperature) and float(temperature) < 0:
+                raise ValueError(
+                    "`Continuous` on a grid needs a non-negative temperature: entropy with a negative factor diffuses "
+                    f"backwards, and no\nfinite-volume solution exists; the energy has {float(temperature)}. Give the "
+                    "entropy a positive factor."
+                )
 
     def resolve(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> "Continuous":
         if self.solver is None and not isinstance(geometry.at(state), GridMetric):

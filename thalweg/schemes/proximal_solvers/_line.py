@@ -42,7 +42,8 @@ class LineJKO(eqx.Module):
     r"""Newton's method for the JKO step of a one-dimensional grid density.
 
     Energies without a logarithmic part may leave cells empty; their positivity is kept by a logarithmic barrier that
-    is driven to `barrier`, which bounds the error in the objective by `barrier` times the mass.
+    is driven to `barrier`, which bounds the error in the objective by `barrier` times the length of the domain. It is
+    in units of energy over length: for energies far below one give a smaller one.
 
     **Arguments:** `tolerance`: the optimality residual (the norm of the gradient of the objective relative to the
     dissipation at the start); `max_steps`: of Newton's method; `barrier`: the last value of the barrier's weight.
