@@ -84,7 +84,10 @@ def _complain(message: str, code: ExitCode, debug: bool, as_json: bool, error: B
     raise typer.Exit(int(code)) from None
 
 
-@app.command()
+@app.command(
+    epilog="A problem file has the tables \\[energy], \\[state], \\[geometry], \\[scheme] and \\[run], named as the Python "
+    "objects are; a function is named file.py:function. See one: thalweg problems double_well"
+)
 def run(
     problem: Annotated[
         str,
