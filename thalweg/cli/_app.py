@@ -85,15 +85,17 @@ def _complain(message: str, code: ExitCode, debug: bool, as_json: bool, error: B
 
 
 @app.command(
-    epilog="A problem file has the tables \\[energy], \\[state], \\[geometry], \\[scheme] and \\[run], named as the Python "
-    "objects are; a function is named file.py:function. See one: thalweg problems double_well"
+    epilog="A problem file has the tables \\[energy], \\[state], \\[geometry], \\[scheme] and \\[run], named as the "
+    "Python objects are; a function is named file.py:function. See one: thalweg problems double_well"
 )
 def run(
     problem: Annotated[
         str,
         typer.Argument(help="A problem file (TOML), the name of a built-in problem, or a run folder to resume."),
     ],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="The run folder [default: runs/<name>-<n>].")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The run folder; if left out, runs/<name>-<n>.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that is in the folder.")] = False,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="The random seed, instead of the file's.")] = None,
     no_report: Annotated[bool, typer.Option("--no-report", help="Leave out the report and the figures.")] = False,
