@@ -100,7 +100,7 @@ def test_a_loaded_path_is_a_place_to_go_on_from(tmp_path: Path):
         tw.generators.reverse_kl,
         tw.generators.alpha(0.5),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", None) or str(value),  # no address: workers must agree
 )
 def test_a_plain_value_comes_back_with_its_type(value: Any, tmp_path: Path):
     io.save(tmp_path / "value.npz", value)
