@@ -285,3 +285,8 @@ def a_random_cotangent(like: tw.Cotangent, seed: int) -> tw.Cotangent:
     keys = jax.random.split(jax.random.key(seed), len(leaves))
     random = [jax.random.normal(key, leaf.shape, leaf.dtype) for key, leaf in zip(keys, leaves, strict=True)]
     return eqx.tree_at(lambda c: c.regular, like, jax.tree.unflatten(tree, random))
+
+
+def is_floating(leaf: Any) -> bool:
+    """Whether a leaf is an array of real numbers."""
+    return eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)
