@@ -242,6 +242,7 @@ def iterate(
                     store(flow_state, saves, force=over)
                 if over:
                     saves = _with_end(problem, flow_state, saves)
+                    result = _named_if_not_finite(result, saves)
                 if progress is not None:
                     progress(_progress(problem, flow_state, started))
                 if over and interruptions.asked and result == RESULTS.successful:
@@ -347,6 +348,14 @@ def _with_end(problem: Problem, flow_state: FlowState, saves: tuple[Any, ...]) -
     if int(flow_state.num_steps) % int(problem.save_every) == 0:
         return saves
     return jax.tree.map(lambda a, b: np.concatenate([a, b]), saves, record_once(problem, flow_state))
+
+
+def _named_if_not_finite(result: Any, saves: tuple[Any, ...]) -> Any:
+    """A step looks at the energy where it begins; where the last one ended is looked at here."""
+    _, _, records, measurements = saves
+    last = [*records.get("energies", ())[-1:], *measurements.get("regular_energy", ())[-1:]]
+    good = result == RESULTS.successful or result == RESULTS.stopped
+    return RESULTS.non_finite if good and not np.all(np.isfinite(last)) else result
 
 
 def _check_not_beyond(problem: Problem, flow_state: FlowState, until: float | None) -> None:

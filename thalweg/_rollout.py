@@ -83,6 +83,9 @@ def rollout(
         one_save, (arrays, RESULTS.successful), None, length=int(num_steps) // int(save_every)
     )
     times, states, records, measurements = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, saves)
+    # A step looks at the energy where it begins; where the last one ended is looked at here.
+    ended = jnp.isfinite((records["energies"] if has_energy else measurements["regular_energy"])[-1])
+    result = RESULTS.where((result == RESULTS.successful) & ~ended, RESULTS.non_finite, result)
     final = eqx.combine(arrays, static)
     states = eqx.combine(states, final.state)
     extras = scheme.finish(energy, geometry, final.state, final.memory)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax.numpy as jnp
 
+from thalweg._result import RESULTS
 from thalweg._types import PRNGKey, Scalar, State
 from thalweg.energies import AbstractEnergy
 from thalweg.geometries import AbstractGeometry
@@ -70,6 +71,15 @@ class AbstractScheme(eqx.Module):
     def describe(self) -> dict[str, str]:
         """The choices that were made automatically, by name, for `path.stats`."""
         return {}
+
+
+def outcome_at(value: Scalar) -> Any:
+    """`RESULTS.successful` where the energy at the start of a step is finite, else `RESULTS.non_finite`.
+
+    A state may leave the domain of its energy and keep a finite gradient (that of a logarithm is finite at negative
+    numbers), so the velocity alone does not tell.
+    """
+    return RESULTS.where(jnp.isfinite(value), RESULTS.successful, RESULTS.non_finite)
 
 
 def limited_step_size(step_size: Scalar, remaining: Scalar) -> Scalar:

@@ -13,7 +13,7 @@ from thalweg._result import RESULTS
 from thalweg._types import PRNGKey, Scalar, ScalarLike, State
 from thalweg.energies import AbstractEnergy
 from thalweg.geometries import AbstractGeometry, Euclidean
-from thalweg.schemes._base import AbstractScheme, StepInfo, check_positive
+from thalweg.schemes._base import AbstractScheme, StepInfo, check_positive, outcome_at
 from thalweg.schemes.proximal_solvers import NewtonBall
 
 
@@ -47,7 +47,7 @@ class Constrained(AbstractScheme):
         self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State, memory: Any, key: PRNGKey | None
     ) -> tuple[State, Any, StepInfo]:
         metric = geometry.at(state)
-        _, cotangent = energy_and_first_variation(energy, state)
+        value, cotangent = energy_and_first_variation(energy, state)
         velocity = metric.steepest_descent(cotangent)
         length = jnp.sqrt(metric.norm_squared(velocity))
         radius = jnp.asarray(self.radius, length.dtype)
@@ -55,7 +55,7 @@ class Constrained(AbstractScheme):
         if self.solver is None:
             moved = metric.move(velocity, linearised)
             travelled = jnp.where(length > 0, radius, 0)
-            return moved, memory, StepInfo(travelled, travelled**2, travelled * length, RESULTS.successful, {})
+            return moved, memory, StepInfo(travelled, travelled**2, travelled * length, outcome_at(value), {})
 
         _, unravel = ravel_pytree(velocity.tangent)
         objective = lambda offset: energy(_tree.multiply_add(state, 1.0, unravel(offset)))  # noqa: E731

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from thalweg import _tree
 from thalweg._first_variation import energy_and_first_variation, first_variation
+from thalweg._result import RESULTS
 from thalweg._types import PRNGKey, Scalar, ScalarLike, State
 from thalweg.energies import AbstractEnergy, decompose
 from thalweg.geometries import AbstractGeometry
@@ -53,8 +54,9 @@ class Continuous(AbstractScheme):
         else:
             moved, memory, dissipated, result, count = solver.advance(energy, geometry, state, alpha, memory)
         metric = geometry.at(state)
-        _, cotangent = energy_and_first_variation(energy, state)
+        value, cotangent = energy_and_first_variation(energy, state)
         rate = metric.norm_squared(metric.steepest_descent(cotangent))
+        result = RESULTS.where(jnp.isfinite(value), result, RESULTS.non_finite)
         return moved, memory, StepInfo(alpha, alpha**2 * rate, dissipated, result, {"substeps": count})
 
     def _resolved(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> "Continuous":

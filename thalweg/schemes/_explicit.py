@@ -12,7 +12,7 @@ from thalweg._result import RESULTS
 from thalweg._types import Count, Flag, PRNGKey, Scalar, ScalarLike, State
 from thalweg.energies import AbstractEnergy
 from thalweg.geometries import AbstractGeometry
-from thalweg.schemes._base import AbstractScheme, StepInfo, check_positive, limited_step_size
+from thalweg.schemes._base import AbstractScheme, StepInfo, check_positive, limited_step_size, outcome_at
 from thalweg.states import admissibility
 
 
@@ -68,7 +68,7 @@ class Explicit(AbstractScheme):
         if not isinstance(self.step_size, Backtracking):
             alpha = jnp.asarray(self.step_size, rate.dtype)
             moved = metric.move(velocity, alpha)
-            return moved, memory, StepInfo(alpha, alpha**2 * rate, alpha * rate, RESULTS.successful, {})
+            return moved, memory, StepInfo(alpha, alpha**2 * rate, alpha * rate, outcome_at(value), {})
 
         search = self.step_size
         first = jnp.minimum(memory, jnp.asarray(search.maximum, memory.dtype)).astype(rate.dtype)
@@ -89,6 +89,7 @@ class Explicit(AbstractScheme):
             lambda carry: ~carry[1] & (carry[2] < search.max_cuts), cut, (first, falls_enough(first), jnp.asarray(0))
         )
         result = RESULTS.where(good, RESULTS.successful, RESULTS.step_size_underflow)
+        result = RESULTS.where(jnp.isfinite(value), result, RESULTS.non_finite)
         moved = metric.move(velocity, alpha)
         return (
             moved,

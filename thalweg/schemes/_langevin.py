@@ -8,11 +8,10 @@ import jax.numpy as jnp
 
 from thalweg._errors import UnsupportedCombination
 from thalweg._first_variation import Velocity, energy_and_first_variation
-from thalweg._result import RESULTS
 from thalweg._types import PRNGKey, Scalar, ScalarLike, State
 from thalweg.energies import AbstractEnergy, decompose
 from thalweg.geometries import AbstractGeometry
-from thalweg.schemes._base import AbstractScheme, StepInfo, check_positive, limited_step_size
+from thalweg.schemes._base import AbstractScheme, StepInfo, check_positive, limited_step_size, outcome_at
 
 
 class Langevin(AbstractScheme):
@@ -45,7 +44,7 @@ class Langevin(AbstractScheme):
     ) -> tuple[State, Any, StepInfo]:
         structure = decompose(energy)
         metric = geometry.at(state)
-        _, cotangent = energy_and_first_variation(structure.without_entropy(), state)
+        value, cotangent = energy_and_first_variation(structure.without_entropy(), state)
         drift = metric.steepest_descent(cotangent)
         rate = metric.norm_squared(drift)
         alpha = jnp.asarray(self.step_size, rate.dtype)
@@ -57,7 +56,7 @@ class Langevin(AbstractScheme):
             metric.noise(key).tangent,
         )
         moved = metric.move(Velocity(displacement), 1.0)
-        return moved, memory, StepInfo(alpha, alpha**2 * rate, alpha * rate, RESULTS.successful, {})
+        return moved, memory, StepInfo(alpha, alpha**2 * rate, alpha * rate, outcome_at(value), {})
 
     def check(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> None:
         structure = decompose(energy)

@@ -82,6 +82,13 @@ class Proximal(AbstractScheme):
                 "Wasserstein geometry.\n"
                 "Use `solver=None`, or `scheme=tw.Continuous(step_size)` for other grids."
             )
+        if isinstance(solver, LineJKO) and _tree.dtype_of(state).itemsize < 8:
+            raise ValueError(
+                "The JKO step (`LineJKO`) solves to nine digits and needs float64; this density is "
+                f"{_tree.dtype_of(state)}.\n"
+                'Run `jax.config.update("jax_enable_x64", True)` before making any array, or use '
+                "`scheme=tw.Continuous(step_size)`."
+            )
         # Newton's methods see only slopes and curvatures, which tell nothing at the corners of a distance.
         if not isinstance(solver, LineJKO) and (metric.chart is None or not metric.distance_is_smooth):
             raise UnsupportedCombination(_why_no_solver(metric, geometry, state))
