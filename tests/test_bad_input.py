@@ -115,6 +115,11 @@ CASES = {
         "2 numbers",
     ),
     "covariance": (lambda: tw.Gaussian(jnp.ones(2), -jnp.eye(2)), ValueError, "positive definite"),
+    "density of a wide gaussian": (
+        lambda: density_flow(tw.PorousMedium(2.0), tw.Gaussian(jnp.zeros(4), jnp.eye(4)), STEP),
+        TypeError,
+        "4 dimensions",
+    ),
     "memory": (lambda: vector_flow(bowl, jnp.ones(10**6), num_steps=10**7), ValueError, "save_every="),
     "problem name": (lambda: tw.problems.get("rosenbrok"), ValueError, "rosenbrock"),
 }

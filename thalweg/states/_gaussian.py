@@ -11,9 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from thalweg import _tree
+from thalweg._errors import UnsupportedCombination
 from thalweg._result import RESULTS
 from thalweg._types import Array, PRNGKey, PyTree, Scalar
 from thalweg.states._base import AbstractDensity, is_concrete
+
+# Up to here a tensor rule of seven nodes per axis is affordable.
+_LARGEST_TENSOR = 3
 
 
 class Gaussian(AbstractDensity):
@@ -89,6 +93,12 @@ class Gaussian(AbstractDensity):
 
     def integrate(self, integrand: Callable[..., Any]) -> Scalar:
         r"""$\sum_k \omega_k\, e(q(x_k), x_k)/q(x_k)$ over the quadrature nodes."""
+        if self.dim > _LARGEST_TENSOR:
+            raise UnsupportedCombination(
+                f"An internal energy or f-divergence of a `Gaussian` has no accurate quadrature in {self.dim} dimensions "
+                f"(at most {_LARGEST_TENSOR}).\n"
+                "`tw.KL`, `tw.Entropy` and potentials work in every dimension; else use `tw.Particles` with a density model."
+            )
         points, weights = self.nodes()
         values = jnp.exp(jax.vmap(self.log_density)(points))
         return jnp.sum(weights * jax.vmap(integrand)(values, points) / values)
@@ -116,7 +126,7 @@ class Gaussian(AbstractDensity):
 
 def _standard_nodes(dim: int) -> tuple[np.ndarray, np.ndarray]:
     """Nodes and weights for the standard normal distribution."""
-    if dim <= 3:
+    if dim <= _LARGEST_TENSOR:
         points, weights = np.polynomial.hermite_e.hermegauss(7)
         weights = weights / weights.sum()
         nodes = np.array(list(itertools.product(points, repeat=dim)))
