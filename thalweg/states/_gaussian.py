@@ -95,9 +95,11 @@ class Gaussian(AbstractDensity):
         r"""$\sum_k \omega_k\, e(q(x_k), x_k)/q(x_k)$ over the quadrature nodes."""
         if self.dim > _LARGEST_TENSOR:
             raise UnsupportedCombination(
-                f"An internal energy or f-divergence of a `Gaussian` has no accurate quadrature in {self.dim} dimensions "
+                f"An internal energy or f-divergence of a `Gaussian` has no accurate quadrature in {self.dim} "
+                "dimensions "
                 f"(at most {_LARGEST_TENSOR}).\n"
-                "`tw.KL`, `tw.Entropy` and potentials work in every dimension; else use `tw.Particles` with a density model."
+                "`tw.KL`, `tw.Entropy` and potentials work in every dimension; else use `tw.Particles` with "
+                "a density model."
             )
         points, weights = self.nodes()
         values = jnp.exp(jax.vmap(self.log_density)(points))
