@@ -1,8 +1,10 @@
 """f-divergences between the state and a target."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from thalweg import generators
@@ -19,6 +21,9 @@ class FDivergence(AbstractEnergy):
 
     For $f = -\log$ (see [`thalweg.KL`][]) an unnormalised target shifts the energy by a constant; for powers of $r$
     it rescales the energy and the time; every other generator needs a normalised target.
+
+    A value of the density below 1e-123 (float32: 1e-15) counts as that value, so that empty cells have a slope; a
+    divergence that is infinite there (forward KL, Pearson, Jeffreys) is then large.
 
     **Arguments:** `generator`: $f$, a member of `tw.generators` or any convex function with $f(1) = 0$; `target`: a
     [`thalweg.Target`][].
@@ -46,10 +51,13 @@ class FDivergence(AbstractEnergy):
 
     def integrand(self, density: Array, point: Array) -> Array:
         """$q f(p/q)$, from the logarithm of the ratio so that neither tail underflows by itself."""
-        # An empty cell is taken as the smallest positive number: 0·f(∞) has its limit there.
-        density = jnp.maximum(density, jnp.finfo(density.dtype).tiny)
-        ratio = jnp.exp(self.target.log_density(point).astype(density.dtype) - jnp.log(density))
-        return density * self.generator(ratio)
+        # An empty cell is taken as a very small number, where 0·f(∞) is near its limit; the square of the ratio must
+        # not overflow, and the derivative by q is that of the very small number, not that of a constant.
+        least = float(jnp.finfo(density.dtype).tiny) ** 0.4
+        density = density + jax.lax.stop_gradient(jnp.maximum(density, least) - density)
+        log_ratio = self.target.log_density(point).astype(density.dtype) - jnp.log(density)
+        # r = 0 would make r log r, whose limit is 0, NaN.
+        return density * self.generator(jnp.exp(jnp.maximum(log_ratio, math.log(least))))
 
     def __call__(self, state: State) -> Scalar:
         if self.is_reverse_kl:
