@@ -142,7 +142,9 @@ def test_a_function_is_named_before_its_file_is_run(tmp_path):
 def test_what_is_imported_beside_a_function_is_known_and_the_library_is_not_taken_for_it(tmp_path):
     plan_of(write_problem(tmp_path, HEAT)).build()
     assert set(neighbours(tmp_path)) == {"model.py", "beside.py"}
-    assert neighbours(Path(tw.__file__).parent.parent) == {}
+    # Other tests of this process may have been imported from there; the library itself is no neighbour.
+    found = neighbours(Path(tw.__file__).parent.parent)
+    assert [name for name in found if name.startswith("thalweg")] == []
 
 
 def test_the_four_choices_are_the_objects_that_the_tables_name(tmp_path):

