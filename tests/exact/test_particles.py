@@ -106,7 +106,7 @@ def test_the_particle_ode_of_an_f_divergence_agrees_with_its_pde(generator):
 
 def test_the_forward_kl_field_of_particles_is_right_while_their_density_is_smooth():
     # For q = N(m, s²) and p = N(0, 1) the mean moves at E_p[(x − m)/s²] = −m/s²: closed form 20 with w = r.
-    # Over longer times raw forward KL freezes the tails and the kernel estimate departs from the PDE (docs/numerics.md).
+    # Over longer times raw forward KL freezes the tails and the estimate departs from the PDE (docs/numerics.md).
     target = tw.Target(lambda x: -0.5 * jnp.sum(x**2) - 0.5 * jnp.log(2 * jnp.pi), 1)
     levels = jnp.asarray((np.arange(200) + 0.5) / 200)
     x0 = tw.Particles(1.2 * jax.scipy.stats.norm.ppf(levels)[:, None] + 0.4, density=tw.KernelDensity())
