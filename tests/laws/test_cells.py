@@ -57,13 +57,13 @@ _FEWEST = {
     ("weighted kernel particles", "wasserstein"): 10,
     ("gaussian", "wasserstein"): 10,
     ("gaussian", "fisher-rao"): 10,
-    ("normal", "fisher-rao"): 2,
+    ("normal", "fisher-rao"): 3,
     ("normal mean scale", "fisher-rao"): 2,
     ("normal mean scale", "damped fisher-rao"): 2,
-    ("bernoulli", "fisher-rao"): 2,
-    ("poisson", "fisher-rao"): 2,
-    ("regression", "fisher-rao"): 2,
-    ("regression", "damped fisher-rao"): 2,
+    ("bernoulli", "fisher-rao"): 3,
+    ("poisson", "fisher-rao"): 3,
+    ("regression", "fisher-rao"): 3,
+    ("regression", "damped fisher-rao"): 3,
 }
 
 
