@@ -13,7 +13,7 @@ from thalweg._types import State
 from thalweg.energies import AbstractEnergy, as_energy, decompose
 from thalweg.geometries import AbstractGeometry
 from thalweg.schemes import AbstractScheme
-from thalweg.states import AbstractDensity, AbstractState, GridDensity, PointFunctionError
+from thalweg.states import AbstractDensity, AbstractState, GridDensity
 from thalweg.targets import Target
 
 
@@ -27,16 +27,6 @@ def check_combination(energy: AbstractEnergy, state: State, geometry: AbstractGe
     geometry.at(state)
     _check_energy_fits(energy, state)
     scheme.check(energy, geometry, state)
-
-
-def check_key(scheme: AbstractScheme, key: Any) -> None:
-    """Raise `ValueError` if a scheme that draws random numbers has no key, or the key is none of JAX's."""
-    if scheme.needs_key and key is None:
-        raise ValueError(
-            f"`{type(scheme).__name__}` draws random numbers and needs a `key`: pass `key=jax.random.key(0)`."
-        )
-    if key is not None and not isinstance(key, jax.Array):
-        raise ValueError(f"`key` must be a key of JAX, such as `jax.random.key(0)`; got {key!r}.")
 
 
 def why_unsupported(energy: Any, state: State, *, geometry: AbstractGeometry, scheme: AbstractScheme) -> str | None:
@@ -55,8 +45,8 @@ def check_state(state: State) -> None:
     """Raise unless the state is a pytree of finite real floating arrays, or one of thalweg's states."""
     leaves = jax.tree.leaves(state)
     if not isinstance(state, AbstractState):
-        if sum(getattr(leaf, "size", 1) for leaf in leaves) == 0:
-            raise ValueError("`initial_state` is empty; it must hold at least one floating-point number.")
+        if not leaves:
+            raise ValueError("`initial_state` is empty; it must hold at least one floating-point array.")
         for leaf in leaves:
             dtype = getattr(leaf, "dtype", None)
             if dtype is None:
@@ -83,7 +73,7 @@ def _check_energy_fits(energy: AbstractEnergy, state: State) -> None:
     part = structure.without_entropy() if symbolic else energy
     try:
         out = eqx.filter_eval_shape(part, state)
-    except (UnsupportedCombination, PointFunctionError):
+    except (UnsupportedCombination, ValueError):
         raise
     except AttributeError as error:
         raise UnsupportedCombination(

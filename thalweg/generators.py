@@ -94,11 +94,6 @@ def check_generator(generator: Callable[..., Any]) -> None:
     """
     if generator in KNOWN.values() or isinstance(generator, Alpha):
         return
-    if not callable(generator):
-        raise ValueError(
-            "`generator` of an f-divergence must be a member of `tw.generators` or a function f of one ratio; "
-            f"got {generator!r}."
-        )
     # Evaluated now even while an outer function is being traced.
     with jax.ensure_compile_time_eval():
         at_one = float(generator(jnp.asarray(1.0)))

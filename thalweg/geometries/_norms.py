@@ -133,8 +133,6 @@ class Mahalanobis(AbstractNorm):
 
     def __check_init__(self) -> None:
         matrix = self.matrix
-        if not hasattr(matrix, "ndim"):
-            raise ValueError(f"`matrix` of `Mahalanobis` must be an array; got {type(matrix).__name__}.")
         if _tree.is_traced(matrix):
             return
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:

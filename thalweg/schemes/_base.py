@@ -8,11 +8,8 @@ import abc
 from typing import Any, ClassVar
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
-import numpy as np
 
-from thalweg import _tree
 from thalweg._result import RESULTS
 from thalweg._types import PRNGKey, Scalar, State
 from thalweg.energies import AbstractEnergy
@@ -94,11 +91,6 @@ def limited_step_size(step_size: Scalar, remaining: Scalar) -> Scalar:
 
 
 def check_positive(value: Any, name: str, owner: str) -> None:
-    """Raise `ValueError` unless a value is a number, and one that is known now is positive and finite."""
-    known = not _tree.is_traced(value) and isinstance(value, int | float | np.generic | np.ndarray | jax.Array)
-    if known and np.ndim(value) == 0 and 0 < float(value) < float("inf"):
-        return
-    # A stand-in for a number: while tracing, or in a tree of shapes.
-    if not known and hasattr(value, "dtype"):
-        return
-    raise ValueError(f"`{name}` of `{owner}` must be a positive finite number; got {value!r}.")
+    """Raise `ValueError` unless a number that is known now is positive and finite."""
+    if isinstance(value, int | float) and not (value > 0 and value < float("inf")):
+        raise ValueError(f"`{name}` of `{owner}` must be a positive finite number; got {value}.")

@@ -51,8 +51,7 @@ class Explicit(AbstractScheme):
     step_size: Any
 
     def __check_init__(self) -> None:
-        if not isinstance(self.step_size, Backtracking):
-            check_positive(self.step_size, "step_size", "Explicit")
+        check_positive(self.step_size, "step_size", "Explicit")
 
     def init(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State, key: PRNGKey | None) -> Any:
         if isinstance(self.step_size, Backtracking):

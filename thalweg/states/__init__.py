@@ -4,7 +4,6 @@ family.
 
 from thalweg.states._base import AbstractDensity as AbstractDensity
 from thalweg.states._base import AbstractState as AbstractState
-from thalweg.states._base import PointFunctionError as PointFunctionError
 from thalweg.states._base import admissibility as admissibility
 from thalweg.states._base import is_density as is_density
 from thalweg.states._base import moving as moving

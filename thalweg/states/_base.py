@@ -106,39 +106,6 @@ def quadrature_weights(state: State) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.ones((), leaf.dtype), _tree.floating(state))
 
 
-class PointFunctionError(ValueError):
-    """A function of one point returned something else than one real number."""
-
-
-def at_points(fn: Callable[..., Any], *arguments: Array) -> Array:
-    """A function of one point at many: the last argument has shape `(..., dim)`, the others and the result `(...)`.
-
-    A function that returns an array would otherwise be summed with its neighbours by broadcasting, without a word.
-    """
-    lead = arguments[-1].shape[:-1]
-    mapped = fn
-    for _ in lead:
-        mapped = jax.vmap(mapped)
-    values = jnp.asarray(mapped(*arguments))
-    if values.shape != lead:
-        raise PointFunctionError(
-            "A function of one point (a potential, a kernel, a density) must return one real number; "
-            f"at a point of shape {arguments[-1].shape[len(lead) :]} it returned shape {values.shape[len(lead) :]}.\n"
-            "It is vectorised by the library: write it for one point, and end it with `jnp.sum(...)`."
-        )
-    return values
-
-
-def require_floating(value: Any, name: str) -> None:
-    """Raise `ValueError` unless a value is an array of real floating-point numbers (or a stand-in for one)."""
-    dtype = getattr(value, "dtype", None)
-    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
-        given = type(value).__name__ if dtype is None else f"an array of dtype {dtype}"
-        raise ValueError(
-            f"`{name}` must be an array of floating-point numbers; got {given}. Use `jnp.asarray({name}, float)`."
-        )
-
-
 def is_concrete(*arrays: Array | None) -> bool:
     """Whether values can be looked at now (not while JAX is tracing)."""
     return not any(_tree.is_traced(array) for array in arrays) and all(

@@ -5,7 +5,6 @@ import math
 from collections.abc import Sequence
 
 import jax.numpy as jnp
-import numpy as np
 
 from thalweg._types import Array
 
@@ -49,23 +48,20 @@ class Grid:
         boundary: Boundary | Sequence[Boundary] = NoFlux(),
     ):
         lower, upper = _floats(lower), _floats(upper)
-        counts = np.atleast_1d(np.asarray(shape))
-        if not (np.issubdtype(counts.dtype, np.integer) and counts.ndim == 1):
-            raise ValueError(f"`shape` of a `Grid` is the number of cells along each axis, integers; got {shape!r}.")
-        cells = tuple(int(n) for n in counts)
-        sides = tuple(boundary) if isinstance(boundary, list | tuple) else (boundary,) * len(cells)
-        if not all(isinstance(side, NoFlux | Periodic) for side in sides):
-            raise ValueError(f"`boundary` must be `tw.NoFlux()` or `tw.Periodic()` for each axis; got {boundary!r}.")
-        if not len(lower) == len(upper) == len(cells) == len(sides):
+        shape = (shape,) if isinstance(shape, int) else tuple(int(n) for n in shape)
+        boundary = (boundary,) * len(shape) if isinstance(boundary, NoFlux | Periodic) else tuple(boundary)
+        if not len(lower) == len(upper) == len(shape) == len(boundary):
             raise ValueError(
                 "`lower`, `upper`, `shape` and `boundary` of a `Grid` must name the same number of axes; "
-                f"got {len(lower)}, {len(upper)}, {len(cells)} and {len(sides)}."
+                f"got {len(lower)}, {len(upper)}, {len(shape)} and {len(boundary)}."
             )
         if not all(math.isfinite(a) and math.isfinite(b) and a < b for a, b in zip(lower, upper, strict=True)):
             raise ValueError(f"A `Grid` needs finite lower < upper on every axis; got lower={lower}, upper={upper}.")
-        if min(cells) < 3:
-            raise ValueError(f"A `Grid` needs at least three cells along each axis; got shape={cells}.")
-        for name, value in (("lower", lower), ("upper", upper), ("shape", cells), ("boundary", sides)):
+        if min(shape) < 3:
+            raise ValueError(f"A `Grid` needs at least three cells along each axis; got shape={shape}.")
+        if not all(isinstance(side, NoFlux | Periodic) for side in boundary):
+            raise ValueError(f"`boundary` must be `tw.NoFlux()` or `tw.Periodic()` for each axis; got {boundary}.")
+        for name, value in (("lower", lower), ("upper", upper), ("shape", shape), ("boundary", boundary)):
             object.__setattr__(self, name, value)
 
     @property
@@ -104,4 +100,6 @@ class Grid:
 
 
 def _floats(value: float | Sequence[float]) -> tuple[float, ...]:
-    return tuple(float(entry) for entry in np.atleast_1d(np.asarray(value)))
+    if isinstance(value, int | float):
+        return (float(value),)
+    return tuple(float(entry) for entry in value)

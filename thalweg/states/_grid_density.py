@@ -4,12 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from thalweg._result import RESULTS
 from thalweg._types import Array, PyTree, Scalar
-from thalweg.states._base import AbstractDensity, at_points, is_concrete, require_floating
+from thalweg.states._base import AbstractDensity, is_concrete
 from thalweg.states._grid import Grid
 
 # The mass of a user's density may differ from one by what float32 sums lose; more than that is an unnormalised density.
@@ -32,7 +33,6 @@ class GridDensity(AbstractDensity):
     grid: Grid = eqx.field(static=True)
 
     def __check_init__(self) -> None:
-        require_floating(self.values, "values")
         if not is_concrete(self.values):
             return
         # NumPy looks at the values: inside a trace even a known array would become an unknown one under jnp.
@@ -75,12 +75,12 @@ class GridDensity(AbstractDensity):
     def from_function(cls, fn: Callable[..., Any], grid: Grid) -> "GridDensity":
         """The density proportional to `fn` (a function of one point of shape `(dim,)`) at the cell centres."""
         # The values at the centres differ from cell averages by O(h²), the order of the scheme in space.
-        return cls.normalised(at_points(fn, grid.centres), grid)
+        return cls.normalised(_vmap_cells(fn, grid.dim)(grid.centres), grid)
 
     @classmethod
     def from_log_density(cls, log_density: Callable[..., Any], grid: Grid) -> "GridDensity":
         """The density proportional to `exp(log_density)` at the cell centres, without overflow."""
-        log_values = at_points(log_density, grid.centres)
+        log_values = _vmap_cells(log_density, grid.dim)(grid.centres)
         return cls.normalised(jnp.exp(log_values - jnp.max(log_values)), grid)
 
     @property
@@ -100,7 +100,7 @@ class GridDensity(AbstractDensity):
 
     def on_cells(self, fn: Callable[..., Any]) -> Array:
         """A function of one point at all cell centres, in the grid's shape and the dtype of the values."""
-        return at_points(fn, self.grid.centres.astype(self.values.dtype)).astype(self.values.dtype)
+        return _vmap_cells(fn, self.dim)(self.grid.centres.astype(self.values.dtype)).astype(self.values.dtype)
 
     def expect(self, potential: Callable[..., Any]) -> Scalar:
         r"""$\sum_i V(x_i)\,q_i\,h^d$; an empty cell where $V = \infty$ counts nothing."""
@@ -127,7 +127,7 @@ class GridDensity(AbstractDensity):
             displacements.append(jnp.fft.fftfreq(size, d=1.0 / size).astype(self.values.dtype) * h)
             sizes.append(size)
         points = jnp.stack(jnp.meshgrid(*displacements, indexing="ij"), axis=-1)
-        kernel_values = at_points(kernel, points).astype(self.values.dtype)
+        kernel_values = _vmap_cells(kernel, self.dim)(points).astype(self.values.dtype)
         axes = tuple(range(self.dim))
         spectrum = jnp.fft.rfftn(kernel_values, axes=axes) * jnp.fft.rfftn(self.values, s=sizes, axes=axes)
         full = jnp.fft.irfftn(spectrum, s=sizes, axes=axes)
@@ -135,8 +135,8 @@ class GridDensity(AbstractDensity):
 
     def integrate(self, integrand: Callable[..., Any]) -> Scalar:
         r"""$\sum_i e(q_i, x_i)\,h^d$."""
-        points = self.grid.centres.astype(self.values.dtype)
-        return jnp.sum(at_points(integrand, self.values, points)) * self.grid.cell_volume
+        points = self.grid.centres.astype(self.values.dtype).reshape(-1, self.dim)
+        return jnp.sum(jax.vmap(integrand)(self.values.reshape(-1), points)) * self.grid.cell_volume
 
     def negative_entropy(self) -> Scalar:
         r"""$\sum_i q_i\log q_i\,h^d$, with $0\log 0 = 0$."""
@@ -167,3 +167,9 @@ class GridDensity(AbstractDensity):
         centred = self.grid.centres.astype(self.values.dtype).reshape(-1, self.dim) - self.mean()[None]
         second = jnp.einsum("n,ni,nj->ij", self.values.reshape(-1), centred, centred) * self.grid.cell_volume
         return second + jnp.diag(jnp.asarray(self.grid.spacing, self.values.dtype) ** 2 / 12)
+
+
+def _vmap_cells(fn: Callable[..., Any], dim: int) -> Callable[..., Any]:
+    for _ in range(dim):
+        fn = jax.vmap(fn)
+    return fn

@@ -12,7 +12,7 @@ import numpy as np
 from thalweg import _tree
 from thalweg._result import RESULTS
 from thalweg._types import Array, PRNGKey, PyTree, Scalar
-from thalweg.states._base import AbstractDensity, at_points, is_concrete, no_density_error, require_floating
+from thalweg.states._base import AbstractDensity, is_concrete, no_density_error
 from thalweg.states.densities import AbstractDensityModel
 
 # Rows of a pairwise sum that are held at once.
@@ -35,9 +35,6 @@ class Particles(AbstractDensity):
     density: AbstractDensityModel | None = None
 
     def __check_init__(self) -> None:
-        require_floating(self.positions, "positions")
-        if self.log_weights is not None:
-            require_floating(self.log_weights, "log_weights")
         if not is_concrete(self.positions, self.log_weights):
             return
         if self.positions.ndim < 2 or self.positions.shape[-2] < 1:
@@ -45,8 +42,10 @@ class Particles(AbstractDensity):
                 f"`positions` must have shape (num_particles, dim); got shape {self.positions.shape}. "
                 "Points of the line have dim = 1: use `positions[:, None]`."
             )
-        if not np.all(np.isfinite(np.asarray(self.positions))):
-            raise ValueError("`positions` must be finite; got NaN or infinity.")
+        if not jnp.issubdtype(self.positions.dtype, jnp.floating) or not np.all(
+            np.isfinite(np.asarray(self.positions))
+        ):
+            raise ValueError("`positions` must be finite floating-point numbers; got NaN, infinity or integers.")
         if self.log_weights is not None:
             if self.log_weights.shape != self.positions.shape[:-1]:
                 raise ValueError(
@@ -95,7 +94,7 @@ class Particles(AbstractDensity):
 
     def expect(self, potential: Callable[..., Any]) -> Scalar:
         r"""$\sum_i w_i V(x_i)$."""
-        return jnp.sum(self.weights * at_points(potential, self.positions).astype(self.positions.dtype))
+        return jnp.sum(self.weights * jax.vmap(potential)(self.positions).astype(self.positions.dtype))
 
     def expect_pair(self, kernel: Callable[..., Any]) -> Scalar:
         r"""$\sum_{ij} w_i w_j W(x_i - x_j)$, in tiles; the terms $i = j$ are included."""
@@ -103,7 +102,7 @@ class Particles(AbstractDensity):
 
         @jax.checkpoint
         def row(position: Array) -> Array:
-            return jnp.sum(weights * at_points(kernel, position[None] - self.positions))
+            return jnp.sum(weights * jax.vmap(kernel)(position[None] - self.positions))
 
         rows = jax.lax.map(row, self.positions, batch_size=min(_TILE, self.num_particles))
         return jnp.sum(weights * rows)
@@ -119,7 +118,7 @@ class Particles(AbstractDensity):
         if self.density is None:
             raise no_density_error(self, "An internal energy or an f-divergence")
         values = jnp.exp(self.log_density_at_particles())
-        return jnp.sum(self.weights * at_points(integrand, values, self.positions) / values)
+        return jnp.sum(self.weights * jax.vmap(integrand)(values, self.positions) / values)
 
     def negative_entropy(self) -> Scalar:
         r"""$\sum_i w_i \log\hat q(x_i)$ with the density model's $\hat q$."""
