@@ -25,6 +25,7 @@ def vector_energy(rate):
 CELLS = {
     "explicit vector": (vector_energy, START, tw.Euclidean(), tw.Explicit(0.1), lambda s: s[0]),
     "proximal vector": (vector_energy, START, tw.Euclidean(), tw.Proximal(0.5), lambda s: s[0]),
+    "constrained ball": (vector_energy, START, tw.Euclidean(), tw.Constrained(0.1, tw.NewtonBall()), lambda s: s[0]),
     "ode": (vector_energy, START, tw.Euclidean(), tw.Continuous(0.2), lambda s: s[0]),
     "jko": (well, Q0, tw.Wasserstein(), tw.Proximal(0.2), lambda s: s.mean()[0]),
     "finite volume": (well, Q0, tw.Wasserstein(), tw.Continuous(0.1), lambda s: s.mean()[0]),

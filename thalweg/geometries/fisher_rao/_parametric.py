@@ -74,13 +74,20 @@ def _solve_scaled(matrix: Array, vector: Array) -> Array:
     # the scaled matrix.
     scale = jnp.sqrt(jnp.maximum(jnp.diagonal(matrix), jnp.finfo(matrix.dtype).tiny))
     scaled, right = matrix / scale[:, None] / scale[None], vector / scale
-    by_factor = cho_solve((jnp.linalg.cholesky(scaled), True), right)
+    # Factors are not differentiated (equal eigenvalues would make NaN): the solution is, as that of a linear system.
+    frozen = jax.lax.stop_gradient(scaled)
+    factor = jnp.linalg.cholesky(frozen)
     # A singular matrix has directions that do not change the distribution: they stay at rest (pseudo-inverse).
-    values, vectors = jnp.linalg.eigh(scaled)
+    values, vectors = jnp.linalg.eigh(frozen)
     kept = values > matrix.shape[0] * jnp.finfo(matrix.dtype).eps * values[-1]
     inverse = jnp.where(kept, 1 / jnp.where(kept, values, 1), 0)
-    by_eigenvectors = vectors @ (inverse * (vectors.T @ right))
-    return jnp.where(jnp.all(jnp.isfinite(by_factor)), by_factor, by_eigenvectors) / scale
+
+    def solve(_: Any, right: Array) -> Array:
+        by_factor = cho_solve((factor, True), right)
+        by_eigenvectors = vectors @ (inverse * (vectors.T @ right))
+        return jnp.where(jnp.all(jnp.isfinite(factor)), by_factor, by_eigenvectors)
+
+    return jax.lax.custom_linear_solve(lambda v: scaled @ v, right, solve, symmetric=True) / scale
 
 
 @metric_at.register

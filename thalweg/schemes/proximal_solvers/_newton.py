@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from thalweg import _tree
 from thalweg._types import Array, Flag, Scalar
+from thalweg.schemes.proximal_solvers._implicit import root, solve_square, solve_symmetric
 
 
 class _Carry(eqx.Module):
@@ -165,7 +166,20 @@ class NewtonBall(eqx.Module):
         self, fn: Callable[[Array], Scalar], start: Array, radius: Scalar, size: Scalar
     ) -> tuple[Array, Scalar, Flag]:
         """The minimiser, the size of the projected gradient left, and whether it converged; `size` is that of x."""
-        return _newton(fn, start, radius, size, self.tolerance, self.max_steps)
+        closed = eqx.filter_closure_convert(fn, start)
+        frozen, begin, reach, size = _tree.stop_gradient((closed, start, radius, size))
+        found = _newton(frozen, begin, reach, size, self.tolerance, self.max_steps)
+        point, residual, fine = _tree.stop_gradient(found)
+        # Where the ball holds the minimiser back, ∇f + λz = 0 and |z| = R; inside, λ = 0.
+        held = jnp.linalg.norm(point) > reach * (1 - 1e3 * jnp.finfo(start.dtype).eps)
+        multiplier = jnp.where(held, -(jax.grad(frozen)(point) @ point) / reach**2, 0)
+
+        def conditions(unknowns: Array) -> Array:
+            z, multiplier = unknowns[:-1], unknowns[-1]
+            last = jnp.where(held, 0.5 * (z @ z - radius**2), multiplier)
+            return jnp.append(jax.grad(closed)(z) + multiplier * z, last)
+
+        return root(conditions, jnp.append(point, multiplier), solve_square)[:-1], residual, fine
 
 
 class Newton(eqx.Module):
@@ -187,8 +201,4 @@ class Newton(eqx.Module):
         closed = eqx.filter_closure_convert(fn, start)
         frozen, begin, size = _tree.stop_gradient((closed, start, size))
         point, residual, fine = _tree.stop_gradient(_newton(frozen, begin, None, size, self.tolerance, self.max_steps))
-        # One more Newton step with a frozen Hessian: it changes nothing at the minimiser, and its derivative is
-        # exactly that of the implicit function theorem, dz = −H⁻¹ d(∇f).
-        hessian = jax.lax.stop_gradient(jax.hessian(closed)(point))
-        refined = point - jnp.linalg.solve(hessian, jax.grad(closed)(point))
-        return jnp.where(jnp.all(jnp.isfinite(refined)), refined, point), residual, fine
+        return root(jax.grad(closed), point, solve_symmetric), residual, fine
