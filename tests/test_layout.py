@@ -17,7 +17,7 @@ MAX_LINES = 450
 # From the ground up: a module imports from its own row of this table and from the rows before it, never a later one.
 # A new folder or root module must be placed here on purpose.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("_types", "_tree", "_errors", "_result", "_sharding"),
+    ("_types", "_tree", "_errors", "_result", "_shapes", "_sharding"),
     ("states", "energies", "generators", "targets", "likelihoods"),
     ("_first_variation",),
     ("diagnostics", "transport", "geometries"),

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from thalweg import _tree
 from thalweg._path import FlowState
 from thalweg._result import RESULTS
+from thalweg._shapes import shapes_of
 from thalweg._types import PRNGKey, Scalar, State
 from thalweg.energies import AbstractEnergy
 from thalweg.geometries import AbstractGeometry
@@ -25,7 +25,7 @@ def begin(
     init_key = None if key is None else jax.random.fold_in(key, 2**31 - 1)
     memory = jax.tree.map(_strong, scheme.init(energy, geometry, state, init_key))
     zero = jnp.zeros((), dtype)
-    _, _, info = eqx.filter_eval_shape(lambda s, m, k: scheme.step(energy, geometry, s, m, k), state, memory, init_key)
+    _, _, info = shapes_of(_step, scheme, energy, geometry, state, memory, init_key)
     stats = {name: jnp.zeros(value.shape, value.dtype) for name, value in info.stats.items()}
     return FlowState(state, memory, zero, zero, jnp.asarray(0, jnp.int32), zero, zero, stats)
 
@@ -68,6 +68,10 @@ def advance(
         info.stats,
     )
     return _tree.where(result == RESULTS.successful, new, old), result
+
+
+def _step(scheme: AbstractScheme, *args: Any) -> Any:
+    return scheme.step(*args)
 
 
 def _strong(leaf: Any) -> Any:

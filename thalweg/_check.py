@@ -9,6 +9,7 @@ import numpy as np
 
 from thalweg import _tree
 from thalweg._errors import UnsupportedCombination
+from thalweg._shapes import shapes_of
 from thalweg._types import State
 from thalweg.energies import AbstractEnergy, as_energy, decompose
 from thalweg.geometries import AbstractGeometry
@@ -72,7 +73,7 @@ def _check_energy_fits(energy: AbstractEnergy, state: State) -> None:
     # have a value.
     part = structure.without_entropy() if symbolic else energy
     try:
-        out = eqx.filter_eval_shape(part, state)
+        out = shapes_of(_value, part, state)
     except (UnsupportedCombination, ValueError):
         raise
     except AttributeError as error:
@@ -94,6 +95,10 @@ def _check_energy_fits(energy: AbstractEnergy, state: State) -> None:
         )
     if isinstance(state, GridDensity) and structure.potential and not _tree.is_traced(state.values):
         _check_potential(energy, state)
+
+
+def _value(energy: AbstractEnergy, state: State) -> Any:
+    return energy(state)
 
 
 def _plain(error: Exception) -> str:

@@ -135,7 +135,7 @@ def _asks_to_stop(problem: Problem, moved: FlowState) -> Any:
     entry = record(problem.energy, problem.geometry, None, problem.available, moved.state)
     nothing = jnp.asarray(jnp.nan, moved.time.dtype)
     snapshot = Snapshot(
-        moved.time, moved.state, entry.get("energies", nothing), entry.get("dissipation_rates", nothing)
+        moved.time, moved.state, entry.get("energies", nothing), entry.get("dissipation_rates", nothing), moved.stats
     )
     assert problem.stop is not None
     return jnp.asarray(problem.stop(snapshot), bool)

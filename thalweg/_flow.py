@@ -22,6 +22,7 @@ from thalweg._interrupt import Interruptions
 from thalweg._measure import record, records_energy
 from thalweg._path import FlowState, Path, concatenate
 from thalweg._result import RESULTS
+from thalweg._shapes import shapes_of
 from thalweg._types import PRNGKey, State
 from thalweg.energies import as_energy
 from thalweg.geometries import AbstractGeometry
@@ -287,7 +288,7 @@ def _prepare(
     scheme = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype) if isinstance(leaf, float) else leaf, scheme)
     has_energy, has_rate, unavailable = records_energy(energy, geometry, state)
     flow_state = begin(energy, geometry, scheme, state, key)
-    shapes = eqx.filter_eval_shape(record, energy, geometry, measure, (has_energy, has_rate), flow_state.state)
+    shapes = shapes_of(record, energy, geometry, measure, (has_energy, has_rate), flow_state.state)
     bytes_per_save = _tree.num_bytes((shapes, eqx.filter(state, eqx.is_array)))
     count = num_steps if num_steps is not None else _expected_steps(scheme, final_time)
     total = bytes_per_save * (2 + (count // save_every if count else 0))

@@ -9,19 +9,21 @@ import jax.numpy as jnp
 
 from thalweg import _tree
 from thalweg._errors import UnsupportedCombination
-from thalweg._first_variation import energy_and_first_variation
-from thalweg._types import Flag, Scalar, State
+from thalweg._first_variation import Cotangent, energy_and_first_variation
+from thalweg._shapes import shapes_of
+from thalweg._types import Array, Flag, Scalar, State
 from thalweg.energies import AbstractEnergy
 from thalweg.geometries import AbstractGeometry
 
 
 class Snapshot(eqx.Module):
-    """What a `stop` condition may look at after each step."""
+    """What a `stop` condition may look at after each step; `stats` is what the scheme said of the step, by name."""
 
     time: Scalar
     state: State
     energy: Scalar
     dissipation_rate: Scalar
+    stats: dict[str, Array]
 
 
 class Stationary(eqx.Module):
@@ -43,7 +45,7 @@ def records_energy(
     alone.
     """
     try:
-        _, cotangent = eqx.filter_eval_shape(energy_and_first_variation, energy, state)
+        _, cotangent = shapes_of(energy_and_first_variation, energy, state)
     except UnsupportedCombination as error:
         reason = str(error)
         return False, False, {"energies": reason, "dissipation_rates": reason}
@@ -54,10 +56,14 @@ def records_energy(
         )
         return False, False, {"energies": reason, "dissipation_rates": reason}
     try:
-        eqx.filter_eval_shape(lambda s, xi: geometry.at(s).steepest_descent(xi).tangent, state, cotangent)
+        shapes_of(_tangent, geometry, state, cotangent)
     except (UnsupportedCombination, ValueError) as error:
         return True, False, {"dissipation_rates": str(error)}
     return True, True, {}
+
+
+def _tangent(geometry: AbstractGeometry, state: State, cotangent: Cotangent) -> Any:
+    return geometry.at(state).steepest_descent(cotangent).tangent
 
 
 def record(
