@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from thalweg._path import Path as Path
     from thalweg._result import RESULTS as RESULTS
     from thalweg._rollout import rollout as rollout
+    from thalweg.diagnostics import StationaryPoint as StationaryPoint
+    from thalweg.diagnostics import stationary_point as stationary_point
     from thalweg.energies import KL as KL
     from thalweg.energies import Entropy as Entropy
     from thalweg.energies import FDivergence as FDivergence
@@ -113,6 +115,10 @@ _PUBLIC = {
     ),
     "thalweg._result": ("RESULTS",),
     "thalweg._rollout": ("rollout",),
+    "thalweg.diagnostics": (
+        "StationaryPoint",
+        "stationary_point",
+    ),
     "thalweg.energies": (
         "Entropy",
         "FDivergence",

@@ -1,0 +1,5 @@
+"""What can be said of a point or a path after it has been computed: whether a minimum was reached, and how good it is."""
+
+from thalweg.diagnostics._stationarity import StationaryPoint as StationaryPoint
+from thalweg.diagnostics._stationarity import curvature_of as curvature_of
+from thalweg.diagnostics._stationarity import stationary_point as stationary_point
