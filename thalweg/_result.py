@@ -32,4 +32,8 @@ class RESULTS(eqx.Enumeration):
         "The step size was cut so often that it no longer changes the state; the last good state is kept. "
         "The energy may be non-smooth or non-finite nearby, or the state may be a minimum to rounding."
     )
+    unusable_step_size = (
+        "The schedule of step sizes gave a number that is negative or not finite, or came to zero before `final_time`; "
+        "the last good state is kept. Use a schedule that stays positive, or `num_steps` where it ends at zero."
+    )
     interrupted = "The flow was interrupted from the keyboard; everything up to the last good state is kept."
