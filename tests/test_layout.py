@@ -23,7 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("diagnostics", "transport", "geometries"),
     ("schemes",),
     ("_check", "_measure", "_path", "_advance", "_chunks", "_fingerprint", "_interrupt", "_flow", "_rollout"),
-    ("recipes", "plotting", "io", "problems"),
+    ("recipes", "interop", "plotting", "io", "problems"),
     ("",),  # thalweg/__init__.py, the flat public names
     ("cli", "explorer", "__main__"),
 )
