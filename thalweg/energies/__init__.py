@@ -5,6 +5,10 @@ from thalweg.energies._base import Function as Function
 from thalweg.energies._base import Sum as Sum
 from thalweg.energies._base import Zero as Zero
 from thalweg.energies._base import as_energy as as_energy
+from thalweg.energies._coupled import GroupLasso as GroupLasso
+from thalweg.energies._coupled import Hyperplane as Hyperplane
+from thalweg.energies._coupled import L2Ball as L2Ball
+from thalweg.energies._coupled import Simplex as Simplex
 from thalweg.energies._decompose import Decomposition as Decomposition
 from thalweg.energies._decompose import decompose as decompose
 from thalweg.energies._divergence import KL as KL
@@ -16,3 +20,8 @@ from thalweg.energies._local import Entropy as Entropy
 from thalweg.energies._local import InternalEnergy as InternalEnergy
 from thalweg.energies._local import PorousMedium as PorousMedium
 from thalweg.energies._local import PotentialEnergy as PotentialEnergy
+from thalweg.energies._proximable import L1 as L1
+from thalweg.energies._proximable import AbstractProximable as AbstractProximable
+from thalweg.energies._proximable import Box as Box
+from thalweg.energies._proximable import ElasticNet as ElasticNet
+from thalweg.energies._proximable import NonNegative as NonNegative

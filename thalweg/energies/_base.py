@@ -29,6 +29,10 @@ class AbstractEnergy(eqx.Module):
     def __add__(self, other: "AbstractEnergy") -> "AbstractEnergy":
         return Sum((self, _checked(other)), (1.0, 1.0))
 
+    def __radd__(self, other: Any) -> "AbstractEnergy":
+        # A plain function on the left: `f + tw.L1(0.1)`.
+        return Sum((_checked(other), self), (1.0, 1.0))
+
     def __sub__(self, other: "AbstractEnergy") -> "AbstractEnergy":
         return Sum((self, _checked(other)), (1.0, -1.0))
 

@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax.numpy as jnp
 
-from thalweg._types import Array
+from thalweg._types import Array, State
 from thalweg.energies._base import AbstractEnergy, Sum, Zero
 from thalweg.energies._divergence import FDivergence
 from thalweg.energies._interaction import InteractionEnergy
 from thalweg.energies._local import Entropy, InternalEnergy, PorousMedium, PotentialEnergy
+from thalweg.energies._proximable import AbstractProximable, joint
 
 
 class Term(NamedTuple):
@@ -57,10 +58,15 @@ class Decomposition(eqx.Module):
 
     def without_entropy(self) -> AbstractEnergy:
         """The energy less its entropy: what remains when noise plays the entropy."""
-        terms = self.potential + self.local + self.interaction + self.proximable + self.remainder
-        if not terms:
-            return Zero()
-        return Sum(tuple(term.energy for term in terms), tuple(term.scale for term in terms))
+        return _sum(self.potential + self.local + self.interaction + self.proximable + self.remainder)
+
+    def smooth(self) -> AbstractEnergy:
+        """The energy less its proximable terms: the part that is differentiated. (Vectors have no entropy.)"""
+        return _sum(self.potential + self.local + self.interaction + self.remainder)
+
+    def joint_proximable(self, state: State) -> AbstractProximable:
+        """The proximable terms as one, for states like this one; without such terms, bounds at infinity."""
+        return joint(self.proximable, state)
 
     def potential_value(self, point: Array) -> Array:
         r"""$\sum c\,V(x)$ at one point, shape `()`."""
@@ -71,6 +77,10 @@ class Decomposition(eqx.Module):
         r"""$\sum c\,e(q, x)$ at one point, shape `()`."""
         values = [term.scale * term.function(density, point) for term in self.local]
         return jnp.asarray(sum(values[1:], start=values[0])) if values else jnp.zeros((), density.dtype)
+
+
+def _sum(terms: tuple[Term, ...]) -> AbstractEnergy:
+    return Sum(tuple(term.energy for term in terms), tuple(term.scale for term in terms)) if terms else Zero()
 
 
 @functools.singledispatch
@@ -106,6 +116,11 @@ def _(energy: FDivergence) -> Decomposition:
         potential = PotentialEnergy(energy.target.potential)
         return Decomposition(potential=(Term(1.0, potential, energy.target.potential),), temperature=1.0)
     return Decomposition(local=(Term(1.0, energy, energy.integrand),))
+
+
+@decompose.register
+def _(energy: AbstractProximable) -> Decomposition:
+    return Decomposition(proximable=(Term(1.0, energy, energy.prox),))
 
 
 @decompose.register
