@@ -49,10 +49,20 @@ class Velocity(eqx.Module):
 
 
 def energy_and_first_variation(energy: AbstractEnergy | Callable[..., Any], state: State) -> tuple[Scalar, Cotangent]:
-    """The energy (less a symbolic entropy, if there is one) and its first variation, in one pass."""
+    """The energy (less a symbolic entropy, if there is one) and its first variation, in one pass.
+
+    Where the energy has proximable terms (corners, walls), it is the least subgradient, whose negative is the velocity
+    of the flow; these terms are never differentiated.
+    """
     energy = as_energy(energy)
     structure = decompose(energy)
     temperature = None
+    if structure.proximable:
+        value, cotangent = energy_and_first_variation(structure.smooth(), state)
+        kinks = structure.joint_proximable(state)
+        least = kinks.least_subgradient(moving(state), cotangent.regular)
+        added = kinks(state)
+        return value.astype(added.dtype) + added, Cotangent(least, cotangent.weights)
     if is_density(state) and not state.knows_density and structure.temperature is not None:
         temperature = structure.temperature
         energy = structure.without_entropy()
