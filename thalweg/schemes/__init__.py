@@ -7,6 +7,7 @@ from thalweg.schemes._continuous import Continuous as Continuous
 from thalweg.schemes._explicit import Backtracking as Backtracking
 from thalweg.schemes._explicit import Explicit as Explicit
 from thalweg.schemes._finite_volume import FiniteVolume as FiniteVolume
+from thalweg.schemes._forward_backward import ForwardBackward as ForwardBackward
 from thalweg.schemes._langevin import Langevin as Langevin
 from thalweg.schemes._ode import ODESolver as ODESolver
 from thalweg.schemes._proximal import Proximal as Proximal

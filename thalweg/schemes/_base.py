@@ -37,6 +37,8 @@ class AbstractScheme(eqx.Module):
 
     advances_time: ClassVar[bool] = True
     needs_key: ClassVar[bool] = False
+    # Whether it takes constraints and penalties by their proximal maps; any other scheme would differentiate them.
+    takes_proximable: ClassVar[bool] = False
     distance_label: ClassVar[str] = "step_size² · ‖v‖² (the metric's local value)"
 
     @abc.abstractmethod
