@@ -27,6 +27,7 @@ def check_combination(energy: AbstractEnergy, state: State, geometry: AbstractGe
     check_state(state)
     geometry.at(state)
     _check_energy_fits(energy, state)
+    _check_proximable(energy, state, scheme)
     scheme.check(energy, geometry, state)
 
 
@@ -99,6 +100,19 @@ def _check_energy_fits(energy: AbstractEnergy, state: State) -> None:
 
 def _value(energy: AbstractEnergy, state: State) -> Any:
     return energy(state)
+
+
+def _check_proximable(energy: AbstractEnergy, state: State, scheme: AbstractScheme) -> None:
+    structure = decompose(energy)
+    if not structure.proximable:
+        return
+    structure.joint_proximable(state).check(state)
+    if not scheme.takes_proximable:
+        names = " and ".join(f"`{_named(term.energy)}`" for term in structure.proximable)
+        raise UnsupportedCombination(
+            f"{names} has corners or walls, which `{_named(scheme)}` would differentiate wrongly.\n"
+            "Use `scheme=tw.ProximalNewton()` for the minimum, or `scheme=tw.ForwardBackward(step_size)` for the flow."
+        )
 
 
 def _plain(error: Exception) -> str:
