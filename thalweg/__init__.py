@@ -53,6 +53,12 @@ if TYPE_CHECKING:
     from thalweg.geometries import PNorm as PNorm
     from thalweg.geometries import SpectralNorm as SpectralNorm
     from thalweg.geometries import Wasserstein as Wasserstein
+    from thalweg.interop import ConstrainedDescent as ConstrainedDescent
+    from thalweg.interop import ExplicitDescent as ExplicitDescent
+    from thalweg.interop import GeometricDescent as GeometricDescent
+    from thalweg.interop import as_optax as as_optax
+    from thalweg.interop import scale_by_geometry as scale_by_geometry
+    from thalweg.interop import scale_by_unit_ball as scale_by_unit_ball
     from thalweg.io import Checkpoint as Checkpoint
     from thalweg.io import load as load
     from thalweg.recipes import fit as fit
@@ -140,6 +146,14 @@ _PUBLIC = {
         "PNorm",
         "SpectralNorm",
         "Wasserstein",
+    ),
+    "thalweg.interop": (
+        "ConstrainedDescent",
+        "ExplicitDescent",
+        "GeometricDescent",
+        "as_optax",
+        "scale_by_geometry",
+        "scale_by_unit_ball",
     ),
     "thalweg.io": (
         "Checkpoint",
