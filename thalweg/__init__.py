@@ -36,14 +36,23 @@ if TYPE_CHECKING:
     from thalweg.diagnostics import StationaryPoint as StationaryPoint
     from thalweg.diagnostics import stationary_point as stationary_point
     from thalweg.energies import KL as KL
+    from thalweg.energies import L1 as L1
+    from thalweg.energies import Box as Box
+    from thalweg.energies import ElasticNet as ElasticNet
     from thalweg.energies import Entropy as Entropy
     from thalweg.energies import FDivergence as FDivergence
     from thalweg.energies import Functional as Functional
+    from thalweg.energies import GroupLasso as GroupLasso
+    from thalweg.energies import Hyperplane as Hyperplane
     from thalweg.energies import InteractionEnergy as InteractionEnergy
     from thalweg.energies import InternalEnergy as InternalEnergy
+    from thalweg.energies import L2Ball as L2Ball
     from thalweg.energies import NegativeLogLikelihood as NegativeLogLikelihood
+    from thalweg.energies import NonNegative as NonNegative
     from thalweg.energies import PorousMedium as PorousMedium
     from thalweg.energies import PotentialEnergy as PotentialEnergy
+    from thalweg.energies import Simplex as Simplex
+    from thalweg.energies import as_energy as as_energy
     from thalweg.energies import decompose as decompose
     from thalweg.geometries import Euclidean as Euclidean
     from thalweg.geometries import FisherRao as FisherRao
@@ -68,6 +77,7 @@ if TYPE_CHECKING:
     from thalweg.schemes import Continuous as Continuous
     from thalweg.schemes import Explicit as Explicit
     from thalweg.schemes import FiniteVolume as FiniteVolume
+    from thalweg.schemes import ForwardBackward as ForwardBackward
     from thalweg.schemes import Langevin as Langevin
     from thalweg.schemes import LineJKO as LineJKO
     from thalweg.schemes import Newton as Newton
@@ -126,15 +136,24 @@ _PUBLIC = {
         "stationary_point",
     ),
     "thalweg.energies": (
+        "Box",
+        "ElasticNet",
         "Entropy",
         "FDivergence",
         "Functional",
+        "GroupLasso",
+        "Hyperplane",
         "InteractionEnergy",
         "InternalEnergy",
         "KL",
+        "L1",
+        "L2Ball",
         "NegativeLogLikelihood",
+        "NonNegative",
         "PorousMedium",
         "PotentialEnergy",
+        "Simplex",
+        "as_energy",
         "decompose",
     ),
     "thalweg.geometries": (
@@ -169,6 +188,7 @@ _PUBLIC = {
         "Continuous",
         "Explicit",
         "FiniteVolume",
+        "ForwardBackward",
         "Langevin",
         "LineJKO",
         "Newton",

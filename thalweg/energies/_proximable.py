@@ -201,7 +201,8 @@ class SeparableSum(AbstractSeparable):
         return Separable(weight, ridge, lower, upper)
 
     def scaled(self, factor: ScalarLike) -> "SeparableSum":
-        return SeparableSum(tuple(term.scaled(factor) for term in self.terms), self.like)
+        scaled = (term.scaled(factor) for term in self.terms)
+        return SeparableSum(tuple(term for term in scaled if isinstance(term, AbstractSeparable)), self.like)
 
 
 def joint(terms: Any, state: State) -> AbstractProximable:
