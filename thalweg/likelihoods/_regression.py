@@ -1,0 +1,72 @@
+"""Models whose outputs are the parameters of a family: regression, and several families side by side."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from thalweg._types import Array, PyTree, Scalar
+from thalweg.likelihoods._base import AbstractFamily, AbstractRowwise
+from thalweg.likelihoods._rows import rows_are_independent
+
+
+class Regression(AbstractRowwise):
+    r"""A likelihood whose parameters are the outputs of a model: $y_n \sim p(\cdot\,; f(\theta, x_n))$.
+
+    The divergence is summed over the inputs, so the Fisher matrix is $\sum_n J_n^\top G(f_n) J_n$ (Gauss–Newton for
+    `Normal`).
+
+    **Arguments:** `model(params, inputs) -> outputs`; `inputs`: whatever the model takes; `likelihood`: another
+    family, on the outputs.
+    """
+
+    model: Callable[..., Any]
+    inputs: PyTree
+    likelihood: AbstractFamily
+
+    def kl(self, params: PyTree, other: PyTree) -> Scalar:
+        return self.likelihood.kl(self.model(params, self.inputs), self.model(other, self.inputs))
+
+    def log_density(self, params: PyTree, value: PyTree) -> Scalar:
+        return self.likelihood.log_density(self.model(params, self.inputs), value)
+
+    def in_domain(self, params: PyTree) -> Array:
+        return self.likelihood.in_domain(self.model(params, self.inputs))
+
+    @property
+    def whiten(self) -> Any:  # type: ignore[override]
+        """The root of the likelihood's matrix on what the model's outputs do, or `None` if the likelihood has none."""
+        return None if self.likelihood.whiten is None else self._whiten
+
+    def _whiten(self, params: PyTree, tangent: PyTree) -> Array:
+        return _whiten_outputs(self.model, self.likelihood, self.inputs, params, tangent)
+
+    def row_whiten(self, params: PyTree) -> tuple[Callable[..., Any], int] | None:
+        count = rows_are_independent(self.model, params, self.inputs)
+        arrays = [leaf for leaf in jax.tree.leaves(self.likelihood) if hasattr(leaf, "shape") and len(leaf.shape) > 0]
+        if count is None or any(leaf.shape[0] != count for leaf in arrays):
+            return None
+
+        def one_row(i: Array, tangent: PyTree) -> Array:
+            # A likelihood may hold one number for each observation, such as its standard deviation.
+            cut = lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, i, 1) if len(jnp.shape(leaf)) > 0 else leaf  # noqa: E731
+            inputs = jax.tree.map(lambda leaf: cut(jnp.asarray(leaf)), self.inputs)
+            likelihood = jax.tree.map(lambda leaf: cut(leaf) if hasattr(leaf, "shape") else leaf, self.likelihood)
+            return _whiten_outputs(self.model, likelihood, inputs, params, tangent)
+
+        return one_row, count
+
+    def check(self, params: PyTree, outputs: PyTree) -> None:
+        """Raise `ValueError` if observations do not have the shape of the model's outputs, or one lies outside the
+        support of the likelihood.
+        """
+        if self.likelihood.check is not None:
+            self.likelihood.check(eqx.filter_eval_shape(self.model, params, self.inputs), outputs)
+
+
+def _whiten_outputs(model: Any, likelihood: AbstractFamily, inputs: Any, params: PyTree, tangent: PyTree) -> Array:
+    assert likelihood.whiten is not None
+    outputs, change = jax.jvp(lambda p: model(p, inputs), (params,), (tangent,))
+    return likelihood.whiten(outputs, change)
