@@ -51,7 +51,8 @@ def timed(call: Callable[[], Answer], report: Callable[[str], None] = lambda pha
     """Call once to compile, then repeatedly.
 
     **Returns:** the last answer, and `seconds` (the median of the later calls), `cpu` (the same in processor time,
-    which other users of the machine disturb less), `compile` (the first call less that median, processor time) and `runs`.
+    which other users of the machine disturb less), `compile` (the first call less that median, in processor time) and
+    `runs`.
     """
     started = time.process_time()
     answer = call()
