@@ -36,7 +36,7 @@ class SpectralNorm(AbstractNorm):
 
     **Raises:** `ValueError` if the state is not one matrix.
 
-    **Source:** Bernstein, Newhouse, *Old optimizer, new norm: an anthology* (2024), proposition 5.
+    **Source:** Bernstein, Newhouse, *Old optimizer, new norm: an anthology* (2024).
     """
 
     polar: AbstractPolar = PolarBySVD()
@@ -75,7 +75,7 @@ class NuclearNorm(AbstractNorm):
 
     **Raises:** `ValueError` if the state is not one matrix.
 
-    **Source:** Jaggi, *Revisiting Frank–Wolfe*, ICML (2013), section 4.3.
+    **Source:** Jaggi, *Revisiting Frank–Wolfe* (2013).
     """
 
     def norm(self, tangent: Any) -> Scalar:
