@@ -1,4 +1,4 @@
-"""How a step is taken, argmin: constrained, explicit, proximal, continuous, Langevin."""
+"""How a step is taken, argmin: constrained, explicit, proximal, continuous, Langevin, momentum."""
 
 from thalweg.schemes._base import AbstractScheme as AbstractScheme
 from thalweg.schemes._base import StepInfo as StepInfo
@@ -9,6 +9,11 @@ from thalweg.schemes._explicit import Explicit as Explicit
 from thalweg.schemes._finite_volume import FiniteVolume as FiniteVolume
 from thalweg.schemes._forward_backward import ForwardBackward as ForwardBackward
 from thalweg.schemes._langevin import Langevin as Langevin
+from thalweg.schemes._momentum import ConstantDamping as ConstantDamping
+from thalweg.schemes._momentum import GradientRestart as GradientRestart
+from thalweg.schemes._momentum import Momentum as Momentum
+from thalweg.schemes._momentum import NesterovDamping as NesterovDamping
+from thalweg.schemes._momentum import SpeedRestart as SpeedRestart
 from thalweg.schemes._ode import ODESolver as ODESolver
 from thalweg.schemes._proximal import Proximal as Proximal
 from thalweg.schemes.proximal_solvers import LineJKO as LineJKO
