@@ -73,18 +73,23 @@ if TYPE_CHECKING:
     from thalweg.recipes import fit as fit
     from thalweg.recipes import minimise as minimise
     from thalweg.schemes import Backtracking as Backtracking
+    from thalweg.schemes import ConstantDamping as ConstantDamping
     from thalweg.schemes import Constrained as Constrained
     from thalweg.schemes import Continuous as Continuous
     from thalweg.schemes import Explicit as Explicit
     from thalweg.schemes import FiniteVolume as FiniteVolume
     from thalweg.schemes import ForwardBackward as ForwardBackward
+    from thalweg.schemes import GradientRestart as GradientRestart
     from thalweg.schemes import Langevin as Langevin
     from thalweg.schemes import LineJKO as LineJKO
+    from thalweg.schemes import Momentum as Momentum
+    from thalweg.schemes import NesterovDamping as NesterovDamping
     from thalweg.schemes import Newton as Newton
     from thalweg.schemes import NewtonBall as NewtonBall
     from thalweg.schemes import ODESolver as ODESolver
     from thalweg.schemes import Proximal as Proximal
     from thalweg.schemes import QuasiNewton as QuasiNewton
+    from thalweg.schemes import SpeedRestart as SpeedRestart
     from thalweg.schemes import StepInfo as StepInfo
     from thalweg.states import Gaussian as Gaussian
     from thalweg.states import Grid as Grid
@@ -184,18 +189,23 @@ _PUBLIC = {
     ),
     "thalweg.schemes": (
         "Backtracking",
+        "ConstantDamping",
         "Constrained",
         "Continuous",
         "Explicit",
         "FiniteVolume",
         "ForwardBackward",
+        "GradientRestart",
         "Langevin",
         "LineJKO",
+        "Momentum",
+        "NesterovDamping",
         "Newton",
         "NewtonBall",
         "ODESolver",
         "Proximal",
         "QuasiNewton",
+        "SpeedRestart",
         "StepInfo",
     ),
     "thalweg.states": (
