@@ -16,6 +16,7 @@ from thalweg.schemes._momentum import NesterovDamping as NesterovDamping
 from thalweg.schemes._momentum import SpeedRestart as SpeedRestart
 from thalweg.schemes._ode import ODESolver as ODESolver
 from thalweg.schemes._proximal import Proximal as Proximal
+from thalweg.schemes._proximal_newton import ProximalNewton as ProximalNewton
 from thalweg.schemes.proximal_solvers import LineJKO as LineJKO
 from thalweg.schemes.proximal_solvers import Newton as Newton
 from thalweg.schemes.proximal_solvers import NewtonBall as NewtonBall
