@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from thalweg._flow import Progress as Progress
     from thalweg._flow import flow as flow
     from thalweg._flow import iterate as iterate
+    from thalweg._measure import ModelDecrease as ModelDecrease
     from thalweg._measure import Snapshot as Snapshot
     from thalweg._measure import Stationary as Stationary
     from thalweg._path import EnergyBalance as EnergyBalance
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from thalweg.energies import InteractionEnergy as InteractionEnergy
     from thalweg.energies import InternalEnergy as InternalEnergy
     from thalweg.energies import L2Ball as L2Ball
+    from thalweg.energies import MiniBatch as MiniBatch
     from thalweg.energies import NegativeLogLikelihood as NegativeLogLikelihood
     from thalweg.energies import NonNegative as NonNegative
     from thalweg.energies import PorousMedium as PorousMedium
@@ -76,11 +78,16 @@ if TYPE_CHECKING:
     from thalweg.schemes import ConstantDamping as ConstantDamping
     from thalweg.schemes import Constrained as Constrained
     from thalweg.schemes import Continuous as Continuous
+    from thalweg.schemes import DenseSpectrum as DenseSpectrum
     from thalweg.schemes import Explicit as Explicit
     from thalweg.schemes import FiniteVolume as FiniteVolume
     from thalweg.schemes import ForwardBackward as ForwardBackward
+    from thalweg.schemes import GaussNewton as GaussNewton
     from thalweg.schemes import GradientRestart as GradientRestart
+    from thalweg.schemes import Krylov as Krylov
     from thalweg.schemes import Langevin as Langevin
+    from thalweg.schemes import LearntDiagonal as LearntDiagonal
+    from thalweg.schemes import LinearlyImplicit as LinearlyImplicit
     from thalweg.schemes import LineJKO as LineJKO
     from thalweg.schemes import Momentum as Momentum
     from thalweg.schemes import NesterovDamping as NesterovDamping
@@ -88,7 +95,9 @@ if TYPE_CHECKING:
     from thalweg.schemes import NewtonBall as NewtonBall
     from thalweg.schemes import ODESolver as ODESolver
     from thalweg.schemes import Proximal as Proximal
+    from thalweg.schemes import ProximalNewton as ProximalNewton
     from thalweg.schemes import QuasiNewton as QuasiNewton
+    from thalweg.schemes import SecondOrder as SecondOrder
     from thalweg.schemes import SpeedRestart as SpeedRestart
     from thalweg.schemes import StepInfo as StepInfo
     from thalweg.states import Gaussian as Gaussian
@@ -126,6 +135,7 @@ _PUBLIC = {
         "iterate",
     ),
     "thalweg._measure": (
+        "ModelDecrease",
         "Snapshot",
         "Stationary",
     ),
@@ -153,6 +163,7 @@ _PUBLIC = {
         "KL",
         "L1",
         "L2Ball",
+        "MiniBatch",
         "NegativeLogLikelihood",
         "NonNegative",
         "PorousMedium",
@@ -190,6 +201,12 @@ _PUBLIC = {
     "thalweg.schemes": (
         "Backtracking",
         "ConstantDamping",
+        "DenseSpectrum",
+        "GaussNewton",
+        "Krylov",
+        "LearntDiagonal",
+        "LinearlyImplicit",
+        "SecondOrder",
         "Constrained",
         "Continuous",
         "Explicit",
@@ -204,6 +221,7 @@ _PUBLIC = {
         "NewtonBall",
         "ODESolver",
         "Proximal",
+        "ProximalNewton",
         "QuasiNewton",
         "SpeedRestart",
         "StepInfo",
