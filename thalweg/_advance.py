@@ -11,9 +11,8 @@ from thalweg._result import RESULTS
 from thalweg._shapes import shapes_of
 from thalweg._types import PRNGKey, Scalar, State
 from thalweg.energies import AbstractEnergy
-from thalweg.geometries import AbstractGeometry
+from thalweg.geometries import AbstractGeometry, admissibility_in
 from thalweg.schemes import AbstractScheme
-from thalweg.states import admissibility
 
 
 def begin(
@@ -47,7 +46,7 @@ def advance(
     if final_time is not None:
         scheme = scheme.limit(final_time - time)
     state, memory, info = scheme.step(frozen, geometry, old.state, old.memory, step_key)
-    result = RESULTS.where(info.result == RESULTS.successful, admissibility(state), info.result)
+    result = RESULTS.where(info.result == RESULTS.successful, admissibility_in(geometry, state), info.result)
     # A NaN says more than the solver that tripped over it.
     result = RESULTS.where(_tree.all_finite(state), result, RESULTS.non_finite)
     # Compensated summation: a million small steps in float32 still add up.

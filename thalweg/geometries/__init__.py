@@ -2,6 +2,10 @@
 
 from thalweg.geometries._base import AbstractGeometry as AbstractGeometry
 from thalweg.geometries._base import AbstractMetric as AbstractMetric
+from thalweg.geometries._base import admissibility_in as admissibility_in
+from thalweg.geometries._function_spaces import L2 as L2
+from thalweg.geometries._function_spaces import FunctionMetric as FunctionMetric
+from thalweg.geometries._function_spaces import Sobolev as Sobolev
 from thalweg.geometries.fisher_rao import FisherRao as FisherRao
 from thalweg.geometries.norms import AbstractNorm as AbstractNorm
 from thalweg.geometries.norms import Euclidean as Euclidean

@@ -10,11 +10,14 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import equinox as eqx
+import jax.numpy as jnp
 
+from thalweg import _tree
 from thalweg._errors import UnsupportedCombination
-from thalweg._first_variation import Cotangent, Velocity
+from thalweg._first_variation import Cotangent, Velocity, pairing
+from thalweg._result import RESULTS
 from thalweg._types import Array, Scalar, ScalarLike, State
-from thalweg.states import AbstractState
+from thalweg.states import AbstractState, admissibility
 
 
 class AbstractMetric(eqx.Module):
@@ -48,13 +51,42 @@ class AbstractMetric(eqx.Module):
     def move(self, velocity: Velocity, scale: ScalarLike) -> State:
         """The point at parameter `scale` of a curve through the state with this velocity."""
 
+    def dual_norm(self, cotangent: Cotangent) -> Scalar:
+        r"""$\|\xi\|_* = \max_{\|v\| \le 1}\langle\xi, v\rangle$, whose square is the dissipation rate."""
+        slope = -pairing(cotangent, self.steepest_descent(cotangent))
+        return jnp.sqrt(jnp.where(slope > 0, slope, 0))
+
+    def lmo(self, cotangent: Cotangent) -> Velocity:
+        r"""The linear minimisation oracle $\operatorname{argmin}_{\|v\| \le 1}\langle\xi, v\rangle$: of length one, and
+        zero at a zero cotangent.
+        """
+        # Steepest descent is homogeneous, and a velocity is more than a tangent: the cotangent is scaled, not it.
+        dual = self.dual_norm(cotangent)
+        scaled = _tree.scale_by(cotangent.regular, 1 / jnp.where(dual > 0, dual, 1))
+        return self.steepest_descent(eqx.tree_at(lambda c: c.regular, cotangent, scaled))
+
 
 class AbstractGeometry(eqx.Module):
-    """How far is far; `geometry.at(state)` is its metric there."""
+    """How far is far; `geometry.at(state)` is its metric there.
+
+    A capability, `None` where absent: `in_domain(state)`, a boolean array that says whether a vector lies where the
+    geometry is defined.
+    """
+
+    in_domain: ClassVar[Callable[..., Any] | None] = None
 
     @abc.abstractmethod
     def at(self, state: State, memory: Any = None) -> AbstractMetric:
         """The metric at a state; `memory` may carry what an earlier step prepared."""
+
+
+def admissibility_in(geometry: AbstractGeometry, state: State) -> Any:
+    """`RESULTS.successful`, or why the state has left its space or the domain of the geometry."""
+    result = admissibility(state)
+    if geometry.in_domain is None:
+        return result
+    inside = RESULTS.where(geometry.in_domain(state), RESULTS.successful, RESULTS.left_domain)
+    return RESULTS.where(result == RESULTS.successful, inside, result)
 
 
 def unsupported_state(geometry: Any, state: Any, registered: list[str]) -> UnsupportedCombination:

@@ -13,9 +13,9 @@ from thalweg._first_variation import Cotangent, energy_and_first_variation, pair
 from thalweg._result import RESULTS
 from thalweg._types import Array, Count, Flag, PRNGKey, PyTree, Scalar, ScalarLike, State
 from thalweg.energies import AbstractEnergy
-from thalweg.geometries import AbstractGeometry, AbstractMetric
+from thalweg.geometries import AbstractGeometry, AbstractMetric, admissibility_in
 from thalweg.schemes._base import AbstractScheme, StepInfo, check_positive, limited_step_size, outcome_at
-from thalweg.states import admissibility, moving
+from thalweg.states import moving
 
 
 class Backtracking(eqx.Module):
@@ -142,7 +142,7 @@ class Explicit(AbstractScheme):
             rounding = 4 * jnp.finfo(value.dtype).eps * jnp.abs(value)
             trial = metric.move(velocity, alpha)
             # An energy may go on falling outside its space (a potential energy of a negative density does).
-            inside = admissibility(trial) == RESULTS.successful
+            inside = admissibility_in(geometry, trial) == RESULTS.successful
             return inside & (energy(trial) <= value - search.sufficient * alpha * rate + rounding)
 
         def cut(carry: tuple[Scalar, Flag, Count]) -> tuple[Scalar, Flag, Count]:
