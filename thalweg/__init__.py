@@ -87,8 +87,8 @@ if TYPE_CHECKING:
     from thalweg.schemes import Krylov as Krylov
     from thalweg.schemes import Langevin as Langevin
     from thalweg.schemes import LearntDiagonal as LearntDiagonal
-    from thalweg.schemes import LinearlyImplicit as LinearlyImplicit
     from thalweg.schemes import LineJKO as LineJKO
+    from thalweg.schemes import LinearlyImplicit as LinearlyImplicit
     from thalweg.schemes import Momentum as Momentum
     from thalweg.schemes import NesterovDamping as NesterovDamping
     from thalweg.schemes import Newton as Newton

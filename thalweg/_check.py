@@ -10,7 +10,7 @@ import numpy as np
 from thalweg import _tree
 from thalweg._errors import UnsupportedCombination
 from thalweg._shapes import shapes_of
-from thalweg._types import State
+from thalweg._types import PRNGKey, State
 from thalweg.energies import AbstractEnergy, as_energy, decompose
 from thalweg.geometries import AbstractGeometry
 from thalweg.schemes import AbstractScheme
@@ -29,6 +29,14 @@ def check_combination(energy: AbstractEnergy, state: State, geometry: AbstractGe
     _check_energy_fits(energy, state)
     _check_proximable(energy, state, scheme)
     scheme.check(energy, geometry, state)
+
+
+def check_key(energy: AbstractEnergy, scheme: AbstractScheme, key: PRNGKey | None) -> None:
+    """Raise `ValueError` if one of the choices draws random numbers and there is no key."""
+    for choice in (scheme, energy):
+        if choice.needs_key and key is None:
+            named = "The energy" if choice is energy else f"`{_named(choice)}`"
+            raise ValueError(f"{named} draws random numbers and needs a `key`: pass `key=jax.random.key(0)`.")
 
 
 def why_unsupported(energy: Any, state: State, *, geometry: AbstractGeometry, scheme: AbstractScheme) -> str | None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from thalweg import _tree
 from thalweg._advance import begin
-from thalweg._check import check_combination
+from thalweg._check import check_combination, check_key
 from thalweg._chunks import Problem, is_cut_short, is_finished, record_once, run_chunk, save_shapes
 from thalweg._errors import CheckpointError, FlowError, FlowInterrupted
 from thalweg._fingerprint import fingerprint
@@ -172,10 +172,7 @@ def iterate(
     energy = as_energy(energy)
     _check_counts(num_steps, final_time, save_every, scheme)
     check_combination(energy, initial_state, geometry, scheme)
-    if scheme.needs_key and key is None:
-        raise ValueError(
-            f"`{type(scheme).__name__}` draws random numbers and needs a `key`: pass `key=jax.random.key(0)`."
-        )
+    check_key(energy, scheme, key)
     if checkpoint is not None and not isinstance(checkpoint, Checkpointer):
         raise TypeError(f"`checkpoint` must be a `tw.Checkpoint(directory)`; got {type(checkpoint).__name__}.")
     scheme = scheme.resolve(energy, geometry, initial_state)

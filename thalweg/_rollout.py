@@ -10,7 +10,7 @@ import numpy as np
 
 from thalweg import _tree
 from thalweg._advance import advance, begin
-from thalweg._check import check_combination
+from thalweg._check import check_combination, check_key
 from thalweg._measure import record, records_energy
 from thalweg._path import FlowState, Path
 from thalweg._result import RESULTS
@@ -48,10 +48,7 @@ def rollout(
         raise ValueError(f"`num_steps` must be a multiple of `save_every`; got {num_steps} and {save_every}.")
     energy = as_energy(energy)
     check_combination(energy, initial_state, geometry, scheme)
-    if scheme.needs_key and key is None:
-        raise ValueError(
-            f"`{type(scheme).__name__}` draws random numbers and needs a `key`: pass `key=jax.random.key(0)`."
-        )
+    check_key(energy, scheme, key)
     scheme = scheme.resolve(energy, geometry, initial_state)
     dtype = _tree.dtype_of(initial_state)
     scheme = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype) if isinstance(leaf, float) else leaf, scheme)

@@ -20,6 +20,7 @@ from thalweg.energies._local import Entropy as Entropy
 from thalweg.energies._local import InternalEnergy as InternalEnergy
 from thalweg.energies._local import PorousMedium as PorousMedium
 from thalweg.energies._local import PotentialEnergy as PotentialEnergy
+from thalweg.energies._minibatch import MiniBatch as MiniBatch
 from thalweg.energies._proximable import L1 as L1
 from thalweg.energies._proximable import AbstractProximable as AbstractProximable
 from thalweg.energies._proximable import Box as Box

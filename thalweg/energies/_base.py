@@ -26,6 +26,11 @@ class AbstractEnergy(eqx.Module):
         del time, key
         return self
 
+    @property
+    def needs_key(self) -> bool:
+        """Whether `at` draws random numbers, so that a flow of this energy needs a `key`."""
+        return False
+
     def __add__(self, other: "AbstractEnergy") -> "AbstractEnergy":
         return Sum((self, _checked(other)), (1.0, 1.0))
 
@@ -61,6 +66,10 @@ class Sum(AbstractEnergy):
 
     def at(self, time: ScalarLike, key: PRNGKey | None) -> "Sum":
         return Sum(tuple(energy.at(time, key) for energy in self.energies), self.scales)
+
+    @property
+    def needs_key(self) -> bool:
+        return any(energy.needs_key for energy in self.energies)
 
 
 class Function(AbstractEnergy):
