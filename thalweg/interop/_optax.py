@@ -95,6 +95,7 @@ def as_optax(
             motion = scheme.motion(metric, cotangent, state, {**extra_args, "grad": cotangent.regular})
             moved = displacement(metric, motion.velocity, motion.step_size)
             return like(updates, moved), motion.memory
+        assert isinstance(scheme, Constrained)
         velocity = metric.steepest_descent(cotangent)
         scale = unit_scale(metric, velocity)
         return like(updates, displacement(metric, velocity, scale * jnp.asarray(scheme.radius, scale.dtype))), state
