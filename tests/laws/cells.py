@@ -15,6 +15,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.flatten_util import ravel_pytree
 
 import thalweg as tw
@@ -39,6 +40,11 @@ def _quartic(state):
     """Not convex, with coupled entries."""
     flat = _flat(state)
     return jnp.sum((flat[1:] - flat[:-1] ** 2) ** 2) + 0.25 * jnp.sum((flat**2 - 1) ** 2)
+
+
+def _of_one_example(state, example):
+    """Not quadratic in the entries of any pytree of arrays."""
+    return jnp.sum(jnp.log(jnp.cosh(_flat(state) - example)))
 
 
 def _wavy(point):
@@ -90,6 +96,7 @@ def energies(dim: int) -> dict[str, Any]:
         "likelihood": tw.NegativeLogLikelihood(jnp.asarray(0.7)),
         "likelihood of data": tw.NegativeLogLikelihood(jnp.asarray([1.0, 0.0, 1.0, 2.0])),
         "divergence of members": tw.Functional(_to_another_member),
+        "mini-batch": tw.MiniBatch(_of_one_example, jnp.asarray([0.4, -0.1, 0.9]), batch_size=2),
     }
 
 
@@ -171,6 +178,9 @@ def schemes() -> dict[str, Any]:
         "continuous by ode": tw.Continuous(0.05, tw.ODESolver(diffrax_solver())),
         "continuous by finite volumes": tw.Continuous(0.05, tw.FiniteVolume()),
         "langevin": tw.Langevin(0.01),
+        "momentum": tw.Momentum(0.02, restart=tw.SpeedRestart()),
+        "heavy ball": tw.Momentum(0.02, tw.ConstantDamping(1.0), tw.GradientRestart()),
+        "explicit with a transform": tw.Explicit(1e-4, transform=optax.trace(0.5)),
     }
 
 
@@ -188,6 +198,10 @@ VARIANTS = {
     "jko on the line": [("line", "wasserstein")],
     "continuous by ode": [("matrix", "p norm"), ("circle", "wasserstein")],
     "continuous by finite volumes": [("plane", "wasserstein")],
+    # These meet few, as what they add to `Explicit` is the same everywhere.
+    "momentum": [("vector", "p norm"), ("weighted particles", "wasserstein")],
+    "heavy ball": [("matrix", "p norm")],
+    "explicit with a transform": [("vector", "euclidean")],
 }
 
 

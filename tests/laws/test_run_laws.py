@@ -20,6 +20,7 @@ _CELLS = [
     Cell("kl", "kernel particles", "wasserstein", "explicit"),
     Cell("kl", "gaussian", "wasserstein", "continuous"),
     Cell("likelihood of data", "regression", "fisher-rao", "backtracking"),
+    Cell("mini-batch", "vector", "p norm", "momentum"),
 ]
 
 
