@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from thalweg.diagnostics import stationary_point as stationary_point
     from thalweg.energies import KL as KL
     from thalweg.energies import L1 as L1
+    from thalweg.energies import Action as Action
     from thalweg.energies import Box as Box
     from thalweg.energies import ElasticNet as ElasticNet
     from thalweg.energies import Entropy as Entropy
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from thalweg.energies import Functional as Functional
     from thalweg.energies import GroupLasso as GroupLasso
     from thalweg.energies import Hyperplane as Hyperplane
+    from thalweg.energies import IntegralFunctional as IntegralFunctional
     from thalweg.energies import InteractionEnergy as InteractionEnergy
     from thalweg.energies import InternalEnergy as InternalEnergy
     from thalweg.energies import L2Ball as L2Ball
@@ -56,12 +58,14 @@ if TYPE_CHECKING:
     from thalweg.energies import Simplex as Simplex
     from thalweg.energies import as_energy as as_energy
     from thalweg.energies import decompose as decompose
+    from thalweg.geometries import L2 as L2
     from thalweg.geometries import Euclidean as Euclidean
     from thalweg.geometries import FisherRao as FisherRao
     from thalweg.geometries import Mahalanobis as Mahalanobis
     from thalweg.geometries import MaxNorm as MaxNorm
     from thalweg.geometries import OneNorm as OneNorm
     from thalweg.geometries import PNorm as PNorm
+    from thalweg.geometries import Sobolev as Sobolev
     from thalweg.geometries import SpectralNorm as SpectralNorm
     from thalweg.geometries import Wasserstein as Wasserstein
     from thalweg.interop import ConstrainedDescent as ConstrainedDescent
@@ -87,8 +91,8 @@ if TYPE_CHECKING:
     from thalweg.schemes import Krylov as Krylov
     from thalweg.schemes import Langevin as Langevin
     from thalweg.schemes import LearntDiagonal as LearntDiagonal
-    from thalweg.schemes import LineJKO as LineJKO
     from thalweg.schemes import LinearlyImplicit as LinearlyImplicit
+    from thalweg.schemes import LineJKO as LineJKO
     from thalweg.schemes import Momentum as Momentum
     from thalweg.schemes import NesterovDamping as NesterovDamping
     from thalweg.schemes import Newton as Newton
@@ -100,10 +104,13 @@ if TYPE_CHECKING:
     from thalweg.schemes import SecondOrder as SecondOrder
     from thalweg.schemes import SpeedRestart as SpeedRestart
     from thalweg.schemes import StepInfo as StepInfo
+    from thalweg.states import Dirichlet as Dirichlet
     from thalweg.states import Gaussian as Gaussian
     from thalweg.states import Grid as Grid
     from thalweg.states import GridDensity as GridDensity
+    from thalweg.states import GridFunction as GridFunction
     from thalweg.states import KernelDensity as KernelDensity
+    from thalweg.states import Natural as Natural
     from thalweg.states import NoFlux as NoFlux
     from thalweg.states import Parametric as Parametric
     from thalweg.states import Particles as Particles
@@ -151,6 +158,7 @@ _PUBLIC = {
         "stationary_point",
     ),
     "thalweg.energies": (
+        "Action",
         "Box",
         "ElasticNet",
         "Entropy",
@@ -158,6 +166,7 @@ _PUBLIC = {
         "Functional",
         "GroupLasso",
         "Hyperplane",
+        "IntegralFunctional",
         "InteractionEnergy",
         "InternalEnergy",
         "KL",
@@ -175,10 +184,12 @@ _PUBLIC = {
     "thalweg.geometries": (
         "Euclidean",
         "FisherRao",
+        "L2",
         "Mahalanobis",
         "MaxNorm",
         "OneNorm",
         "PNorm",
+        "Sobolev",
         "SpectralNorm",
         "Wasserstein",
     ),
@@ -227,10 +238,13 @@ _PUBLIC = {
         "StepInfo",
     ),
     "thalweg.states": (
+        "Dirichlet",
         "Gaussian",
         "Grid",
         "GridDensity",
+        "GridFunction",
         "KernelDensity",
+        "Natural",
         "NoFlux",
         "Parametric",
         "Particles",

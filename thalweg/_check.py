@@ -11,10 +11,10 @@ from thalweg import _tree
 from thalweg._errors import UnsupportedCombination
 from thalweg._shapes import shapes_of
 from thalweg._types import PRNGKey, State
-from thalweg.energies import AbstractEnergy, as_energy, decompose
+from thalweg.energies import AbstractEnergy, as_energy, check_integrands, decompose
 from thalweg.geometries import AbstractGeometry
 from thalweg.schemes import AbstractScheme
-from thalweg.states import AbstractDensity, AbstractState, GridDensity
+from thalweg.states import AbstractDensity, AbstractState, GridDensity, GridFunction
 from thalweg.targets import Target
 
 
@@ -104,6 +104,8 @@ def _check_energy_fits(energy: AbstractEnergy, state: State) -> None:
         )
     if isinstance(state, GridDensity) and structure.potential and not _tree.is_traced(state.values):
         _check_potential(energy, state)
+    if isinstance(state, GridFunction) and not _tree.is_traced(state.values):
+        check_integrands(energy, state)
 
 
 def _value(energy: AbstractEnergy, state: State) -> Any:

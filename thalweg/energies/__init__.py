@@ -26,3 +26,6 @@ from thalweg.energies._proximable import AbstractProximable as AbstractProximabl
 from thalweg.energies._proximable import Box as Box
 from thalweg.energies._proximable import ElasticNet as ElasticNet
 from thalweg.energies._proximable import NonNegative as NonNegative
+from thalweg.energies._variational import Action as Action
+from thalweg.energies._variational import IntegralFunctional as IntegralFunctional
+from thalweg.energies._variational import check_integrands as check_integrands

@@ -13,6 +13,10 @@ from thalweg.states._grid import Grid as Grid
 from thalweg.states._grid import NoFlux as NoFlux
 from thalweg.states._grid import Periodic as Periodic
 from thalweg.states._grid_density import GridDensity as GridDensity
+from thalweg.states._grid_function import Dirichlet as Dirichlet
+from thalweg.states._grid_function import GridFunction as GridFunction
+from thalweg.states._grid_function import Jet as Jet
+from thalweg.states._grid_function import Natural as Natural
 from thalweg.states._parametric import Parametric as Parametric
 from thalweg.states._particles import Particles as Particles
 from thalweg.states.densities import KernelDensity as KernelDensity
