@@ -90,7 +90,8 @@ class ProximalNewton(AbstractScheme):
         most = jnp.maximum(memory.largest_residual, start_residual)
         # Towards the end the model is solved ever more accurately, for the superlinear rate.
         share = 1e-2 * start_residual / jnp.where(most > 0, most, 1)
-        tolerance = jnp.maximum(share, 100 * eps) * start_residual
+        noise = 4 * eps * (jnp.linalg.norm(model.point) * largest + jnp.linalg.norm(model.slope))
+        tolerance = jnp.maximum(share * start_residual, noise)
 
         def attempt(damping: Scalar) -> _Trial:
             found = minimise_composite_model(model, damping, largest, tolerance, _INNER_STEPS)
@@ -107,20 +108,20 @@ class ProximalNewton(AbstractScheme):
             rounding = 64 * eps * (jnp.abs(value) + jnp.abs(kinks_before))
             residual = _scaled_residual(model, found.point, slope / root)
             ratio = jnp.where(noisy, by_slopes, gained) / jnp.where(promised > 0, promised, 1)
-            convex = found.least_curvature > 0
+            convex = found.curvature > 0
             falls = jnp.where(noisy, (gained >= -rounding) & (residual <= start_residual), gained >= 1e-4 * promised)
             good = convex & falls & (promised >= 0) & jnp.isfinite(after) & jnp.all(jnp.isfinite(slope))
             return _Trial(damping, found, there, slope, jnp.where(jnp.isfinite(ratio), ratio, -1), good)
 
         def again(carry: tuple[_Trial, Count]) -> tuple[_Trial, Count]:
             trial, count = carry
-            bent = jnp.minimum(trial.found.least_curvature, 0)
-            return attempt(jnp.maximum(4 * trial.damping, 1e-4) - 1.5 * bent), count + 1
+            # What is missing for a convex piece, and some more.
+            raised = jnp.maximum(4 * trial.damping, 1e-4) - 1.5 * jnp.minimum(trial.found.curvature, 0)
+            return attempt(jnp.where(count == 0, memory.damping, raised)), count + 1
 
+        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(attempt, memory.damping))
         trial, count = jax.lax.while_loop(
-            lambda carry: ~carry[0].good & (carry[1] < _MAX_TRIALS),
-            again,
-            (attempt(memory.damping), jnp.asarray(1, jnp.int32)),
+            lambda carry: ~carry[0].good & (carry[1] < _MAX_TRIALS), again, (nothing, jnp.asarray(0, jnp.int32))
         )
         rest = start_residual == 0
         moved_flat = jnp.where(trial.good & ~rest, trial.point, flat)

@@ -50,15 +50,15 @@ class CompositeModel(eqx.Module):
 
 
 class ModelSolution(eqx.Module):
-    """What was found: the point, as the proximal map of `forward` with `step`; g there; the least curvature met on a
-    piece (infinite if none), whether the tolerance was reached, and the iterations.
+    """What was found: the point, as the proximal map of `forward` with `step`; g there; the least curvature on its
+    piece (infinite where that is a point), whether the tolerance was reached, and the iterations.
     """
 
     point: Array
     forward: Array
     step: Scalar
     kinks: Scalar
-    least_curvature: Scalar
+    curvature: Scalar
     converged: Flag
     num_steps: Count
 
@@ -73,6 +73,23 @@ class _Here(eqx.Module):
     backward: Array
     kinks: Scalar
     envelope: Scalar
+
+
+class _Inner(eqx.Module):
+    """Where the inner iteration stands: the last point taken, and the trial `base + size · direction` from it."""
+
+    here: _Here
+    step: Scalar
+    base: Array
+    direction: Array
+    size: Scalar
+    halvings: Count
+    wanted: Scalar
+    allowed: Scalar
+    length: Scalar
+    curvature: Scalar
+    done: Flag
+    count: Count
 
 
 def largest_curvature(product: Callable[[Array], Array], like: Array) -> Scalar:
@@ -111,58 +128,69 @@ def minimise_composite_model(
         below = slope @ gap + 0.5 * gap @ gap / step + kinks - model.kinks
         return _Here(point, change, slope, forward, backward, kinks, change + below)
 
-    def unfinished(carry: Any) -> Flag:
-        here, step, _, done, count = carry
-        del here, step
-        return ~done & (count < max_steps)
+    # One evaluation in the whole loop, since compiling costs more than running: each pass takes the trial that stands,
+    # if it is good or the last one, and finds the next direction; else it shortens it.
+    def body(carry: _Inner) -> _Inner:
+        trial = at(carry.base + carry.size * carry.direction, carry.step)
+        length = _length(trial)
+        good = trial.envelope <= carry.wanted
+        good |= (trial.envelope <= carry.allowed) & (length < 0.5 * carry.length)
+        take = good | (carry.size == 0)
 
-    def body(carry: Any) -> Any:
-        here, step, least, _, count = carry
-        gap = here.point - here.backward
-        image = product(gap)
-        too_long = gap @ image > 0.95 * (gap @ gap) / step
+        def shorter() -> _Inner:
+            size = jnp.where(carry.halvings + 1 < _MAX_HALVINGS, carry.size / 2, 0)
+            return eqx.tree_at(lambda c: (c.size, c.halvings), carry, (size, carry.halvings + 1))
 
-        def shorter() -> Any:
-            return at(here.point, step / 2), step / 2, least
-
-        def newton() -> Any:
-            slope_there = here.slope - image
-            residual = slope_there + (here.forward - here.backward) / step
-            direction, curvature = _newton_direction(model, product, shift, step, here.forward, residual)
-            wanted = here.envelope - 0.02 * (gap @ gap) / step
-            rounding = 16 * eps * (jnp.abs(here.change) + jnp.abs(here.envelope) + jnp.abs(model.kinks))
-
-            def good(trial: _Here) -> Flag:
-                length, before = trial.point - trial.backward, gap @ gap
-                return (trial.envelope <= wanted) | (
-                    (trial.envelope <= here.envelope + rounding) & (length @ length < 0.25 * before)
-                )
-
-            def halve(carry: Any) -> Any:
-                size, _, halvings = carry
-                size = jnp.where(halvings + 1 < _MAX_HALVINGS, size / 2, 0)
-                return size, at(here.backward + size * direction, step), halvings + 1
-
-            one = jnp.ones((), step.dtype)
-            _, trial, _ = jax.lax.while_loop(
-                lambda c: ~good(c[1]) & (c[2] < _MAX_HALVINGS),
-                halve,
-                (one, at(here.backward + direction, step), jnp.asarray(0, jnp.int32)),
+        def next_direction() -> _Inner:
+            gap = trial.point - trial.backward
+            image = product(gap)
+            long = gap @ image > 0.95 * (gap @ gap) / carry.step
+            residual = trial.slope - image + (trial.forward - trial.backward) / carry.step
+            direction, curvature = _newton_direction(model, product, shift, carry.step, trial.forward, residual)
+            # A forward-backward step that is too long for the curvature is taken again, shorter, from the same point.
+            one, zero = jnp.ones((), gap.dtype), jnp.zeros((), jnp.int32)
+            wanted = trial.envelope - 0.02 * (gap @ gap) / carry.step
+            rounding = 16 * eps * (jnp.abs(trial.change) + jnp.abs(trial.envelope) + jnp.abs(model.kinks))
+            return _Inner(
+                here=trial,
+                step=jnp.where(long, carry.step / 2, carry.step),
+                base=jnp.where(long, trial.point, trial.backward),
+                direction=direction,
+                size=jnp.where(long, 0, one),
+                halvings=zero,
+                wanted=wanted,
+                allowed=trial.envelope + rounding,
+                length=length,
+                curvature=curvature,
+                done=~long & (length <= tolerance * carry.step),
+                count=carry.count + 1,
             )
-            return trial, step, jnp.minimum(least, curvature)
 
-        here, step, least = jax.lax.cond(too_long, shorter, newton)
-        return here, step, least, _size(here) <= tolerance * step, count + 1
+        return jax.lax.cond(take, next_direction, shorter)
 
     first = 0.9 / (1.1 * largest + shift)
-    first = jnp.where(jnp.isfinite(first), first, 1)
-    here = at(model.point, first)
-    carry = (here, first, jnp.asarray(jnp.inf, here.change.dtype), jnp.asarray(False), jnp.asarray(0, jnp.int32))
-    here, step, least, done, count = jax.lax.while_loop(unfinished, body, carry)
-    return ModelSolution(here.backward, here.forward, step, here.kinks, least, done, count)
+    first = jnp.where(jnp.isfinite(first), first, 1).astype(model.point.dtype)
+    nothing, zero = jnp.zeros_like(model.point), jnp.zeros((), model.point.dtype)
+    start = _Inner(
+        here=_Here(nothing, zero, nothing, nothing, nothing, zero, zero),
+        step=first,
+        base=model.point,
+        direction=nothing,
+        size=zero,
+        halvings=jnp.zeros((), jnp.int32),
+        wanted=zero,
+        allowed=zero,
+        length=zero,
+        curvature=zero,
+        done=jnp.asarray(False),
+        count=jnp.zeros((), jnp.int32),
+    )
+    end = jax.lax.while_loop(lambda carry: ~carry.done & (carry.count < max_steps), body, start)
+    here = end.here
+    return ModelSolution(here.backward, here.forward, end.step, here.kinks, end.curvature, end.done, end.count)
 
 
-def _size(here: _Here) -> Scalar:
+def _length(here: _Here) -> Scalar:
     return jnp.linalg.norm(here.point - here.backward)
 
 
