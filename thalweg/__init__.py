@@ -59,14 +59,37 @@ if TYPE_CHECKING:
     from thalweg.energies import as_energy as as_energy
     from thalweg.energies import decompose as decompose
     from thalweg.geometries import L2 as L2
+    from thalweg.geometries import Bregman as Bregman
+    from thalweg.geometries import BurgEntropy as BurgEntropy
     from thalweg.geometries import Euclidean as Euclidean
+    from thalweg.geometries import EuclideanProduct as EuclideanProduct
     from thalweg.geometries import FisherRao as FisherRao
+    from thalweg.geometries import FrobeniusNorm as FrobeniusNorm
+    from thalweg.geometries import GroupNorm as GroupNorm
+    from thalweg.geometries import Hessian as Hessian
+    from thalweg.geometries import Legendre as Legendre
+    from thalweg.geometries import LogDeterminant as LogDeterminant
     from thalweg.geometries import Mahalanobis as Mahalanobis
     from thalweg.geometries import MaxNorm as MaxNorm
+    from thalweg.geometries import MaxProduct as MaxProduct
+    from thalweg.geometries import NewtonSchulz as NewtonSchulz
+    from thalweg.geometries import NuclearNorm as NuclearNorm
     from thalweg.geometries import OneNorm as OneNorm
+    from thalweg.geometries import OneToRMSNorm as OneToRMSNorm
+    from thalweg.geometries import OneToTwoNorm as OneToTwoNorm
+    from thalweg.geometries import OrthantEntropy as OrthantEntropy
     from thalweg.geometries import PNorm as PNorm
+    from thalweg.geometries import PolarBySVD as PolarBySVD
+    from thalweg.geometries import PolarGap as PolarGap
+    from thalweg.geometries import Riemannian as Riemannian
+    from thalweg.geometries import RMSToMaxNorm as RMSToMaxNorm
+    from thalweg.geometries import RMSToRMSNorm as RMSToRMSNorm
+    from thalweg.geometries import SchattenNorm as SchattenNorm
+    from thalweg.geometries import SimplexEntropy as SimplexEntropy
     from thalweg.geometries import Sobolev as Sobolev
     from thalweg.geometries import SpectralNorm as SpectralNorm
+    from thalweg.geometries import SquaredPNorm as SquaredPNorm
+    from thalweg.geometries import SumProduct as SumProduct
     from thalweg.geometries import Wasserstein as Wasserstein
     from thalweg.interop import ConstrainedDescent as ConstrainedDescent
     from thalweg.interop import ExplicitDescent as ExplicitDescent
@@ -182,15 +205,38 @@ _PUBLIC = {
         "decompose",
     ),
     "thalweg.geometries": (
+        "Bregman",
+        "BurgEntropy",
         "Euclidean",
+        "EuclideanProduct",
         "FisherRao",
+        "FrobeniusNorm",
+        "GroupNorm",
+        "Hessian",
         "L2",
+        "Legendre",
+        "LogDeterminant",
         "Mahalanobis",
         "MaxNorm",
+        "MaxProduct",
+        "NewtonSchulz",
+        "NuclearNorm",
         "OneNorm",
+        "OneToRMSNorm",
+        "OneToTwoNorm",
+        "OrthantEntropy",
         "PNorm",
+        "PolarBySVD",
+        "PolarGap",
+        "RMSToMaxNorm",
+        "RMSToRMSNorm",
+        "Riemannian",
+        "SchattenNorm",
+        "SimplexEntropy",
         "Sobolev",
         "SpectralNorm",
+        "SquaredPNorm",
+        "SumProduct",
         "Wasserstein",
     ),
     "thalweg.interop": (

@@ -21,7 +21,7 @@ from thalweg._fingerprint import fingerprint
 from thalweg._interrupt import Interruptions
 from thalweg._measure import record, records_energy
 from thalweg._path import FlowState, Path, concatenate
-from thalweg._result import RESULTS
+from thalweg._result import RESULTS, ended_well
 from thalweg._shapes import shapes_of
 from thalweg._types import PRNGKey, State
 from thalweg.energies import as_energy
@@ -138,7 +138,7 @@ def flow(
     path = concatenate(pieces)
     if path.result == RESULTS.interrupted:
         raise FlowInterrupted(path.message, path)
-    if throw and not (path.result == RESULTS.successful or path.result == RESULTS.stopped):
+    if throw and not ended_well(path.result):
         raise FlowError(
             f"The flow stopped after step {int(path.final.num_steps)} at time "
             f"{float(path.final.time):.6g}.\n{path.message}\n"

@@ -38,6 +38,24 @@ class Stationary(eqx.Module):
         return snapshot.dissipation_rate <= self.tolerance**2
 
 
+class ModelDecrease(eqx.Module):
+    r"""A stop condition for [`thalweg.LinearlyImplicit`][]: what the quadratic model without a limit still promised
+    before the last step, $\tfrac12\,\nabla F^\top H^{-1}\nabla F$, is at most `tolerance` times |F|.
+
+    It has no units, so it asks the same of a function in millimetres and in miles; where the model has no minimum it
+    never holds. (Near F = 0 the reference is ε times the decrease since the start, with ε the rounding unit.)
+
+    **Arguments:** `tolerance`: dimensionless.
+    """
+
+    tolerance: float
+
+    def __call__(self, snapshot: Snapshot) -> Flag:
+        if "relative_decrement" not in snapshot.stats:
+            raise ValueError("`ModelDecrease` needs a scheme with a quadratic model: `tw.LinearlyImplicit()`.")
+        return snapshot.stats["relative_decrement"] <= self.tolerance
+
+
 def records_energy(
     energy: AbstractEnergy, geometry: AbstractGeometry, state: State
 ) -> tuple[bool, bool, dict[str, str]]:

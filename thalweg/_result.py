@@ -1,5 +1,7 @@
 """Why a flow ended: one whole sentence for each way."""
 
+from typing import Any
+
 import equinox as eqx
 
 
@@ -8,6 +10,17 @@ class RESULTS(eqx.Enumeration):
 
     successful = "The flow reached its last step or its final time."
     stopped = "The flow stopped because the given `stop` condition became true."
+    minimum = (
+        "The flow reached a minimum: what the quadratic model still promises is lost in rounding (or below the "
+        "tolerance), and the smallest curvature is positive."
+    )
+    saddle_point = (
+        "The flow reached a stationary point that is not a minimum: the smallest curvature there is negative."
+    )
+    flat_point = (
+        "The flow reached a stationary point whose smallest curvature is zero to rounding: second derivatives do not "
+        "tell whether it is a minimum."
+    )
     non_finite = (
         "A step produced NaN or infinity; the last finite state is kept. "
         "Use a smaller step size, or check the energy at `path.final.state`."
@@ -37,3 +50,9 @@ class RESULTS(eqx.Enumeration):
         "the last good state is kept. Use a schedule that stays positive, or `num_steps` where it ends at zero."
     )
     interrupted = "The flow was interrupted from the keyboard; everything up to the last good state is kept."
+
+
+def ended_well(result: Any) -> bool:
+    """Whether a flow did what it was asked to: it reached its end, its stop condition or a stationary point."""
+    good = (RESULTS.successful, RESULTS.stopped, RESULTS.minimum, RESULTS.saddle_point, RESULTS.flat_point)
+    return any(bool(result == member) for member in good)

@@ -16,7 +16,7 @@ import thalweg as tw
 from thalweg._errors import CheckpointError
 from thalweg._path import Path as FlowPath
 from thalweg._path import concatenate
-from thalweg._result import RESULTS
+from thalweg._result import RESULTS, ended_well
 from thalweg.cli import missing_extra
 from thalweg.cli._document import Document
 from thalweg.cli._environment import platform_facts, versions
@@ -199,7 +199,7 @@ def _compute(
 def _ending(path: FlowPath) -> tuple[ExitCode, str]:
     if path.result == RESULTS.interrupted:
         return ExitCode.INTERRUPTED, "interrupted"
-    if path.result == RESULTS.successful or path.result == RESULTS.stopped:
+    if ended_well(path.result):
         return ExitCode.DONE, "done"
     return ExitCode.FAILED, "failed"
 

@@ -1,4 +1,4 @@
-"""What can be said of a point or a path after it has been computed: whether a minimum was reached, and how good it is."""
+"""What can be said of a point or a path after it has been computed: which kind of stationary point was reached."""
 
 from thalweg.diagnostics._stationarity import StationaryPoint as StationaryPoint
 from thalweg.diagnostics._stationarity import curvature_of as curvature_of

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from thalweg._path import Path
-from thalweg._result import RESULTS
+from thalweg._result import RESULTS, ended_well
 from thalweg.plotting._curves import rounding_of, time_label, times_of
 from thalweg.plotting._style import number
 
@@ -74,6 +74,9 @@ def outcome(path: Path) -> tuple[str, str]:
         return "done", "Done"
     if path.result == RESULTS.stopped:
         return "stopped", "Stopped as asked"
+    if ended_well(path.result):
+        names = {"minimum": "At a minimum", "saddle_point": "At a saddle point", "flat_point": "At a flat point"}
+        return "stopped", next(words for name, words in names.items() if path.result == getattr(RESULTS, name))
     if path.result == RESULTS.interrupted:
         return "interrupted", "Interrupted"
     return "failed", "Failed"

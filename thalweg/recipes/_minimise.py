@@ -1,32 +1,78 @@
-"""minimise(): a few lines over flow."""
+"""minimise(): the point where a function is least, and what kind of point it is."""
 
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from thalweg import _tree
 from thalweg._flow import flow
-from thalweg._measure import Stationary
+from thalweg._measure import ModelDecrease
 from thalweg._path import Path
+from thalweg._result import RESULTS
 from thalweg._types import PyTree
+from thalweg.diagnostics import stationary_point
+from thalweg.energies import as_energy
 from thalweg.geometries import Euclidean
-from thalweg.schemes import Backtracking, Explicit
+from thalweg.schemes import Krylov, LearntDiagonal, LinearlyImplicit
 
 
-def minimise(fn: Callable[..., Any], x0: PyTree, *, tolerance: float = 1e-6, num_steps: int = 10000) -> Path:
-    r"""Minimise a function of a vector by gradient descent with a step size found on the way.
+def minimise(
+    fn: Callable[..., Any],
+    x0: PyTree,
+    *,
+    tolerance: float | None = None,
+    num_steps: int = 1000,
+) -> Path:
+    r"""Minimise a function by linearly implicit steps: $x^+ = x - (G/\alpha + H)^{-1}\nabla f$ with the Hessian H by
+    automatic differentiation, a step size that the model has earned, and a diagonal metric G learnt on the way, so
+    that neither the units of f nor those of x matter.
 
-    **Arguments:** `fn`: a function of an array or pytree that returns a scalar; `x0`: where to begin; `tolerance`:
-    stop when $\|\nabla f\| \le$ `tolerance`; `num_steps`: the most steps taken.
+    f never rises; near a minimum convergence is quadratic. Up to some hundreds of unknowns the Hessian is dense;
+    beyond, it is known by Hessian-vector products.
 
-    **Returns:** a [`thalweg.Path`][]; `path.result` is `tw.RESULTS.stopped` when the tolerance was reached, and
-    `path.final.state` is the point. On a function that is not convex it is a stationary point, not always a minimum.
+    **Arguments:** `fn`: a twice differentiable function of an array or pytree that returns a scalar; `x0`: where to
+    begin; `tolerance`: stop when the decrease that the quadratic model still promises is below `tolerance`·|f|
+    (`None`: the rounding unit of the dtype); `num_steps`: the most steps taken.
+
+    **Returns:** a [`thalweg.Path`][]; `path.final.state` is the point, and `path.result` says what it is:
+    `tw.RESULTS.minimum`, `saddle_point` or `flat_point` by the smallest curvature (for a convex function a minimum is
+    *the* minimum, else one of perhaps many; [`thalweg.stationary_point`][] tells more); or why there is none:
+    `successful` when `num_steps` were taken before the tolerance was reached, `step_size_underflow` or `non_finite`
+    where no step helps.
+
+    **Source:** Su (2023), the section on the penalised view; Conn, Gould, Toint, *Trust-Region Methods* (2000).
     """
-    return flow(
+    if tolerance is None:
+        tolerance = float(jnp.finfo(_tree.dtype_of(x0)).eps)
+    path = flow(
         fn,
         x0,
         geometry=Euclidean(),
-        scheme=Explicit(Backtracking()),
+        scheme=LinearlyImplicit(scale=LearntDiagonal()),
         num_steps=num_steps,
         save_every=max(1, num_steps // 1000),
-        stop=Stationary(tolerance),
+        stop=ModelDecrease(tolerance),
         throw=False,
     )
+    return classified(path, fn)
+
+
+def classified(path: Path, energy: Callable[..., Any]) -> Path:
+    """The path with its result made precise, where it ended at a stationary point: which kind of point that is."""
+    if not bool(path.result == RESULTS.stopped):
+        return path
+    stats = path.final.stats
+    lowest, largest = float(stats["lowest_curvature"]), float(stats["largest_curvature"])
+    size = sum(leaf.size for leaf in jax.tree.leaves(path.final.state))
+    certain = 1e3 * size * float(jnp.finfo(_tree.dtype_of(path.final.state)).eps) * largest
+    if path.stats["solver"] != Krylov.__name__ and lowest > certain:
+        # The last step had the whole spectrum in its hands.
+        result = RESULTS.minimum
+    else:
+        kind = stationary_point(as_energy(energy), path.final.state)
+        result = RESULTS.where(kind.is_saddle, RESULTS.saddle_point, RESULTS.flat_point)
+        result = RESULTS.where(kind.is_minimum, RESULTS.minimum, result)
+    return eqx.tree_at(lambda p: p.result, path, result)

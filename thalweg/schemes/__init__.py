@@ -4,11 +4,17 @@ from thalweg.schemes._base import AbstractScheme as AbstractScheme
 from thalweg.schemes._base import StepInfo as StepInfo
 from thalweg.schemes._constrained import Constrained as Constrained
 from thalweg.schemes._continuous import Continuous as Continuous
+from thalweg.schemes._curvature import GaussNewton as GaussNewton
+from thalweg.schemes._curvature import SecondOrder as SecondOrder
 from thalweg.schemes._explicit import Backtracking as Backtracking
 from thalweg.schemes._explicit import Explicit as Explicit
 from thalweg.schemes._finite_volume import FiniteVolume as FiniteVolume
 from thalweg.schemes._forward_backward import ForwardBackward as ForwardBackward
 from thalweg.schemes._langevin import Langevin as Langevin
+from thalweg.schemes._linearly_implicit import DenseSpectrum as DenseSpectrum
+from thalweg.schemes._linearly_implicit import Krylov as Krylov
+from thalweg.schemes._linearly_implicit import LearntDiagonal as LearntDiagonal
+from thalweg.schemes._linearly_implicit import LinearlyImplicit as LinearlyImplicit
 from thalweg.schemes._momentum import ConstantDamping as ConstantDamping
 from thalweg.schemes._momentum import GradientRestart as GradientRestart
 from thalweg.schemes._momentum import Momentum as Momentum

@@ -1,0 +1,224 @@
+"""Linearly implicit steps: F to second order, and a step size that the model has earned."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from thalweg import _tree
+from thalweg._errors import UnsupportedCombination
+from thalweg._result import RESULTS
+from thalweg._types import Array, Count, Flag, PRNGKey, Scalar, ScalarLike, State
+from thalweg.energies import AbstractEnergy
+from thalweg.geometries import AbstractGeometry, AbstractMetric
+from thalweg.schemes._base import AbstractScheme, StepInfo, check_positive, limited_step_size
+from thalweg.schemes._curvature import AbstractCurvature, Scale, SecondOrder, over_chart
+from thalweg.schemes._trust_region import BallStep, minimise_in_ball, multiplier_floor
+from thalweg.states import admissibility, moving
+
+_MAX_TRIALS = 60
+# Beyond this many unknowns a decomposition of the Hessian costs more than many products with it.
+_LARGEST_DENSE = 300
+
+
+class LearntDiagonal(eqx.Module):
+    r"""A diagonal Mahalanobis metric learnt on the way, in place of the geometry's: the sizes of the second
+    derivatives along each coordinate, so that the units of the coordinates do not matter.
+
+    **Arguments:** `memory`: the share of its size that an entry keeps from step to step, between 0 and 1; with 1 it
+    never falls (Moré, 1978).
+    """
+
+    memory: float = eqx.field(static=True, default=1.0)
+
+
+class DenseSpectrum(eqx.Module):
+    """All eigenvalues of the curvature, by a dense decomposition: exact steps, for up to some hundreds of unknowns."""
+
+
+class Krylov(eqx.Module):
+    """The curvature in a Krylov space, by Hessian-vector products: for many unknowns.
+
+    **Arguments:** `num_vectors`: the most dimensions of the space, each a vector kept in memory during a step.
+    """
+
+    num_vectors: int = eqx.field(static=True, default=100)
+
+    def __check_init__(self) -> None:
+        if self.num_vectors < 2:
+            raise ValueError(f"`num_vectors` of `Krylov` must be at least 2; got {self.num_vectors}.")
+
+
+class Memory(eqx.Module):
+    """What the scheme remembers: the radius of trust, the learnt diagonal, and where it began."""
+
+    radius: Scalar
+    diagonal: Array
+    first_value: Scalar
+
+
+class LinearlyImplicit(AbstractScheme):
+    r"""$x^+ = x - (G/\alpha + H)^{-1}\nabla F$: the proximal step with F replaced by its quadratic model.
+
+    Newton's method where $\alpha$ is large, the explicit step where it is small, Levenberg–Marquardt with
+    `curvature=tw.GaussNewton()`. The step size is adapted by the ratio of actual to predicted decrease, through the
+    radius within which the model is trusted; F never rises.
+
+    **Arguments:** `step_size`: the largest $\alpha$, in units of time; `None` sets no limit but trust. `curvature`:
+    `tw.SecondOrder()` or `tw.GaussNewton()`. `scale`: `None` measures steps in the geometry; `tw.LearntDiagonal()`
+    in a diagonal metric learnt on the way. `solver`: `None` (chosen by the number of unknowns and named in
+    `path.stats`), `tw.DenseSpectrum()` or `tw.Krylov()`.
+
+    First order in time where `step_size` is what limits it; quadratic convergence at a minimum where nothing does.
+    **Source:** Su (2023), the section on the penalised view; Conn, Gould, Toint, *Trust-Region Methods* (2000).
+    """
+
+    step_size: ScalarLike | None = None
+    curvature: AbstractCurvature = SecondOrder()
+    scale: LearntDiagonal | None = None
+    solver: DenseSpectrum | Krylov | None = None
+
+    distance_label = "‖x⁺ − x‖² in the metric of the step, as the step penalises it"
+
+    def __check_init__(self) -> None:
+        if self.step_size is not None:
+            check_positive(self.step_size, "step_size", "LinearlyImplicit")
+
+    def init(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State, key: PRNGKey | None) -> Any:
+        flat, _ = ravel_pytree(moving(state))
+        value = jnp.asarray(energy(state), flat.dtype)
+        return Memory(jnp.asarray(jnp.inf, flat.dtype), jnp.zeros_like(flat), value)
+
+    def step(
+        self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State, memory: Memory, key: PRNGKey | None
+    ) -> tuple[State, Any, StepInfo]:
+        metric = geometry.at(state)
+        flat, unravel = ravel_pytree(moving(state))
+        dtype = flat.dtype
+        if isinstance(self.solver, Krylov):
+            model = self.curvature.products(energy, metric, self.solver.num_vectors)
+        else:
+            model = self.curvature.expand(energy, metric)
+        scale, diagonal = self._scale(metric, model, memory)
+        spectrum = model.spectrum(scale)
+        values, slopes = spectrum.values, spectrum.slopes
+        least = jnp.zeros((), dtype) if self.step_size is None else 1 / jnp.asarray(self.step_size, dtype)
+        value = jnp.asarray(model.value, dtype)
+        eps = jnp.finfo(dtype).eps
+        along, _ = over_chart(energy, metric)
+
+        def candidate(radius: Scalar) -> _Trial:
+            ball = minimise_in_ball(values, slopes, radius, least)
+            displacement = scale.divide_transposed(spectrum.basis @ ball.coefficients)
+            moved = metric.chart(unravel(displacement))  # type: ignore[misc]
+            after = jnp.asarray(energy(moved), dtype)
+            ratio = (value - after) / ball.decrease
+            # Where the decrease is lost in the rounding of F, the slopes at both ends still tell it.
+            noisy = ball.decrease <= 1e4 * eps * jnp.abs(value)
+            slope_after = jax.lax.cond(
+                noisy, lambda: jax.grad(along)(displacement), lambda: jnp.zeros_like(displacement)
+            )
+            by_slopes = -0.5 * (slope_after + model.gradient) @ displacement / ball.decrease
+            rounding = 64 * eps * jnp.abs(value)
+            ratio = jnp.where(noisy & (after <= value + rounding), by_slopes, ratio)
+            fine = jnp.isfinite(after) & (admissibility(moved) == RESULTS.successful) & _all_finite(displacement)
+            good = fine & (ratio > 1e-4) & (after <= value + rounding)
+            return _Trial(radius, ball, displacement, jnp.where(fine, ratio, -jnp.inf), good)
+
+        def attempt(carry: tuple[_Trial, Count]) -> tuple[_Trial, Count]:
+            earlier, count = carry
+            size = jnp.linalg.norm(earlier.ball.coefficients)
+            cut = jnp.where(jnp.isfinite(earlier.ratio), 0.25, 0.1) * size
+            return candidate(jnp.where(count == 0, first, cut)), count + 1
+
+        first = jnp.where(jnp.isfinite(memory.radius), memory.radius, _first_radius(values, slopes))
+        at_rest = jnp.all(slopes == 0) & (jnp.min(values) >= 0)
+        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(candidate, first))
+        trial, count = jax.lax.while_loop(
+            lambda carry: ~carry[0].good & (carry[1] < _MAX_TRIALS) & ((carry[1] == 0) | ~at_rest),
+            attempt,
+            (nothing, jnp.asarray(0, jnp.int32)),
+        )
+        size = jnp.linalg.norm(trial.ball.coefficients)
+        radius = jnp.where(trial.ratio < 0.25, 0.25 * size, trial.radius)
+        radius = jnp.where(trial.ratio > 0.75, jnp.maximum(radius, 2 * size), radius)
+        moved = metric.chart(unravel(trial.displacement))  # type: ignore[misc]
+        moved = _tree.where(at_rest, state, moved)
+
+        result = RESULTS.where(trial.good | at_rest, RESULTS.successful, RESULTS.step_size_underflow)
+        result = RESULTS.where(jnp.isfinite(value), result, RESULTS.non_finite)
+        decrement = _decrement(values, slopes)
+        reference = jnp.maximum(jnp.abs(value), eps * (memory.first_value - value))
+        stats = {
+            "trials": count,
+            "lowest_curvature": jnp.min(values),
+            "largest_curvature": jnp.max(jnp.abs(values)),
+            "ratio": trial.ratio,
+            "relative_decrement": jnp.where(decrement > 0, decrement / reference, 0).astype(dtype),
+        }
+        distance = size**2
+        alpha = 1 / trial.ball.multiplier
+        info = StepInfo(alpha, distance, distance / alpha, result, stats)
+        return moved, Memory(radius, diagonal, memory.first_value), info
+
+    def _scale(self, metric: AbstractMetric, model: Any, memory: Memory) -> tuple[Scale, Array]:
+        if self.scale is None:
+            assert metric.matrix is not None
+            return Scale(jnp.linalg.cholesky(metric.matrix())), memory.diagonal
+        diagonal = jnp.maximum(model.diagonal(), self.scale.memory * memory.diagonal)
+        largest = jnp.max(diagonal)
+        known = jnp.where(diagonal > 0, diagonal, jnp.where(largest > 0, largest, 1))
+        return Scale(jnp.sqrt(known)), diagonal
+
+    def check(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> None:
+        metric = geometry.at(state)
+        self.curvature.check(energy, state)
+        if metric.chart is None or (self.scale is None and metric.matrix is None):
+            raise UnsupportedCombination(
+                f"`LinearlyImplicit` needs an inner product; `{type(geometry).__name__}` here has none.\n"
+                "Use `geometry=tw.Euclidean()` or `tw.Mahalanobis(matrix)`, or `scheme=tw.Explicit(step_size)`, "
+                "which needs the norm only."
+            )
+
+    def resolve(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> "LinearlyImplicit":
+        if self.solver is not None:
+            return self
+        size = ravel_pytree(moving(state))[0].size
+        solver = DenseSpectrum() if size <= _LARGEST_DENSE else Krylov()
+        return eqx.tree_at(lambda s: s.solver, self, solver, is_leaf=lambda leaf: leaf is None)
+
+    def limit(self, remaining: Scalar) -> "LinearlyImplicit":
+        step_size = jnp.asarray(jnp.inf if self.step_size is None else self.step_size, remaining.dtype)
+        limited = limited_step_size(step_size, remaining)
+        return eqx.tree_at(lambda s: s.step_size, self, limited, is_leaf=lambda leaf: leaf is None)
+
+    def describe(self) -> dict[str, str]:
+        return {"solver": type(self.solver).__name__, "curvature": type(self.curvature).__name__}
+
+
+class _Trial(eqx.Module):
+    radius: Scalar
+    ball: BallStep
+    displacement: Array
+    ratio: Scalar
+    good: Flag
+
+
+def _all_finite(array: Array) -> Flag:
+    return jnp.all(jnp.isfinite(array))
+
+
+def _first_radius(values: Array, slopes: Array) -> Scalar:
+    # As far as Newton's step would go if all curvatures were positive.
+    size = jnp.maximum(jnp.abs(values), jnp.sqrt(jnp.finfo(values.dtype).eps) * jnp.max(jnp.abs(values)))
+    reach = jnp.linalg.norm(slopes / jnp.where(size > 0, size, 1))
+    return jnp.where(reach > 0, reach, 1)
+
+
+def _decrement(values: Array, slopes: Array) -> Scalar:
+    """What the model without a limit still promises; infinite where it has no minimum."""
+    floor = multiplier_floor(values)
+    promised = 0.5 * jnp.sum(slopes**2 / (jnp.maximum(values, 0) + floor))
+    return jnp.where(jnp.min(values) < -1e3 * floor, jnp.inf, promised)
