@@ -32,11 +32,14 @@ _INNER_STEPS = 60
 
 
 class Memory(eqx.Module):
-    """What the scheme remembers: the damping λ, the learnt diagonal, and the largest residual seen."""
+    """What the scheme remembers: the damping λ, the learnt diagonal, the largest residual and the largest norm of the
+    state met, in the learnt metric.
+    """
 
     damping: Scalar
     diagonal: Array
     largest_residual: Scalar
+    largest_norm: Scalar
 
 
 class ProximalNewton(AbstractScheme):
@@ -67,7 +70,7 @@ class ProximalNewton(AbstractScheme):
     def init(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State, key: PRNGKey | None) -> Any:
         flat, _ = ravel_pytree(moving(state))
         zero = jnp.zeros((), flat.dtype)
-        return Memory(zero, jnp.zeros_like(flat), zero)
+        return Memory(zero, jnp.zeros_like(flat), zero, zero)
 
     def step(
         self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State, memory: Memory, key: PRNGKey | None
@@ -111,7 +114,7 @@ class ProximalNewton(AbstractScheme):
             convex = found.curvature > 0
             falls = jnp.where(noisy, (gained >= -rounding) & (residual <= start_residual), gained >= 1e-4 * promised)
             good = convex & falls & (promised >= 0) & jnp.isfinite(after) & jnp.all(jnp.isfinite(slope))
-            return _Trial(damping, found, there, slope, jnp.where(jnp.isfinite(ratio), ratio, -1), good)
+            return _Trial(damping, found, there, slope, residual, jnp.where(jnp.isfinite(ratio), ratio, -1), good)
 
         def again(carry: tuple[_Trial, Count]) -> tuple[_Trial, Count]:
             trial, count = carry
@@ -139,10 +142,14 @@ class ProximalNewton(AbstractScheme):
             "inner_steps": trial.found.num_steps,
             "damping": trial.damping,
         }
+        reach = jnp.maximum(jnp.linalg.norm(model.point), jnp.linalg.norm(moved_flat * root))
+        reach = jnp.maximum(reach, memory.largest_norm)
+        scaled = jnp.where(trial.good & ~rest, trial.residual, start_residual)
+        stats["relative_residual"] = scaled / jnp.where(reach > 0, reach, 1)
         length = jnp.sqrt(squared)
         dissipated = whole - function(moved_flat) - kinks(moved).astype(flat.dtype)
         info = StepInfo(length, squared, dissipated, result, stats)
-        return eqx.combine(moved, state), Memory(damping, diagonal, most), info
+        return eqx.combine(moved, state), Memory(damping, diagonal, most, reach), info
 
     def _curvature(
         self, function: Any, kinks: AbstractProximable, flat: Array, memory: Memory
@@ -150,7 +157,8 @@ class ProximalNewton(AbstractScheme):
         slope = jax.grad(function)
         if not self._is_dense(flat.size):
             _, product = jax.linearize(slope, flat)
-            return None, product, jnp.ones_like(flat)
+            largest = largest_curvature(product, flat)
+            return None, product, jnp.full_like(flat, jnp.where(largest > 0, largest, 1))
         matrix = jax.jacfwd(slope)(flat)
         matrix = 0.5 * (matrix + matrix.T)
         diagonal = jnp.maximum(jnp.abs(jnp.diagonal(matrix)), 0.1 * memory.diagonal)
@@ -183,6 +191,7 @@ class _Trial(eqx.Module):
     found: ModelSolution
     point: Array
     slope: Array
+    residual: Scalar
     ratio: Scalar
     good: Flag
 
