@@ -1,7 +1,7 @@
 r"""What can be said of a point with constraints and penalties: how far from stationary, and which kind of point.
 
-At a stationary point of $F = f + g$ the directions that keep the active bounds and the zeros form the *piece* on which F
-is smooth. The derivative P of the proximal map at $x - \gamma\nabla f(x)$ is nearly the projection onto them: 1 along
+At a stationary point of $F = f + g$ the directions that keep the active bounds and the zeros form the *piece* on which
+F is smooth. The derivative P of the proximal map at $x - \gamma\nabla f(x)$ is nearly the projection onto them: 1 along
 straight pieces, less along curved ones (a sphere), 0 across. There $H + (P^{-1} - I)/\gamma$ is the curvature of F, the
 Hessian of the Lagrangian; across the piece F has a positive slope, as long as no multiplier is zero.
 """
@@ -52,9 +52,9 @@ def stationary_point_on_piece(energy: AbstractEnergy | Callable[..., Any], state
     r"""What kind of stationary point of a function with constraints and penalties a state is, by the smallest curvature
     along the directions that keep its active bounds and zeros.
 
-    A minimum needs a positive curvature along the piece and a positive multiplier for everything that is active; where a
-    multiplier is zero the direction counts as free. At a vertex, where nothing is free, the curvature is infinite. It
-    does not check that the state is stationary: look at `gradient_norm`, the norm of the least subgradient.
+    A minimum needs a positive curvature along the piece and a positive multiplier for everything that is active; where
+    a multiplier is zero the direction counts as free. At a vertex, where nothing is free, the curvature is infinite.
+    It does not check that the state is stationary: look at `gradient_norm`, the norm of the least subgradient.
 
     **Arguments:** `energy`: for example `f + tw.Box(0, 1)`; `state`: a vector or pytree.
 

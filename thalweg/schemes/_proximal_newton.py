@@ -112,8 +112,11 @@ class ProximalNewton(AbstractScheme):
             residual = _scaled_residual(model, found.point, slope / root)
             ratio = jnp.where(noisy, by_slopes, gained) / jnp.where(promised > 0, promised, 1)
             convex = found.curvature > 0
-            falls = jnp.where(noisy, (gained >= -rounding) & (residual <= start_residual), gained >= 1e-4 * promised)
-            good = convex & falls & (promised >= 0) & jnp.isfinite(after) & jnp.all(jnp.isfinite(slope))
+            # There a step must at least lower the residual; elsewhere, F.
+            falls = jnp.where(
+                noisy, (gained >= -rounding) & (residual < 0.9 * start_residual), gained >= 1e-4 * jnp.abs(promised)
+            )
+            good = convex & falls & (noisy | (promised > 0)) & jnp.isfinite(after) & jnp.all(jnp.isfinite(slope))
             return _Trial(damping, found, there, slope, residual, jnp.where(jnp.isfinite(ratio), ratio, -1), good)
 
         def again(carry: tuple[_Trial, Count]) -> tuple[_Trial, Count]:
