@@ -4,9 +4,9 @@ $$G(\theta) = \nabla^2_{\theta'}
 \,\mathrm{KL}\big(p(\cdot;\theta)\,\|\,p(\cdot;\theta')\big)\Big|_{\theta'=\theta}.$$
 
 A family states its divergence; the matrix, the natural gradient and the distance follow from it. Where a family also
-states a square root of the matrix as a linear map, `whiten(params, tangent)` with $|\mathrm{whiten}|^2 = \dot\theta^\top
-G\,\dot\theta$, products with $G$ cost one forward and one backward pass, and no $d\times d$ matrix is ever needed. The
-tests hold every such root to the definition.
+states a square root of the matrix as a linear map, `whiten(params, tangent)` with $|\mathrm{whiten}|^2 =
+\dot\theta^\top G\,\dot\theta$, products with $G$ cost one forward and one backward pass, and no $d\times d$ matrix is
+ever needed. The tests hold every such root to the definition.
 """
 
 import abc
@@ -210,8 +210,8 @@ class AbstractIndependent(AbstractFamily):
         if wrong or leading != batch:
             event = "" if self.value_event == 0 else f" followed by {self.value_event} axis of one observation"
             raise ValueError(
-                f"`outputs` must have the shape of what `{type(self).__name__}` is given (the outputs of the model, or the "
-                f"parameters):\n{batch}{event}; got {given}."
+                "`outputs` must have the shape of what the family is given (the outputs of the model, or the "
+                f"parameters of `{type(self).__name__}`):\n{batch}{event}; got {given}."
             )
 
 

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from thalweg import _tree
 from thalweg._types import Array, PyTree, Scalar
 from thalweg.likelihoods._base import AbstractFamily, AbstractRowwise
 from thalweg.likelihoods._rows import rows_are_independent
@@ -51,7 +52,9 @@ class Regression(AbstractRowwise):
 
         def one_row(i: Array, tangent: PyTree) -> Array:
             # A likelihood may hold one number for each observation, such as its standard deviation.
-            cut = lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, i, 1) if len(jnp.shape(leaf)) > 0 else leaf  # noqa: E731
+            def cut(leaf: Any) -> Any:
+                return jax.lax.dynamic_slice_in_dim(leaf, i, 1) if len(jnp.shape(leaf)) > 0 else leaf
+
             inputs = jax.tree.map(lambda leaf: cut(jnp.asarray(leaf)), self.inputs)
             likelihood = jax.tree.map(lambda leaf: cut(leaf) if hasattr(leaf, "shape") else leaf, self.likelihood)
             return _whiten_outputs(self.model, likelihood, inputs, params, tangent)
@@ -70,3 +73,46 @@ def _whiten_outputs(model: Any, likelihood: AbstractFamily, inputs: Any, params:
     assert likelihood.whiten is not None
     outputs, change = jax.jvp(lambda p: model(p, inputs), (params,), (tangent,))
     return likelihood.whiten(outputs, change)
+
+
+class Product(AbstractFamily):
+    r"""Several families side by side, independent of each other: a model with outputs of several kinds.
+
+    **Arguments:** `families`: a tuple of families. **Parameters:** a tuple, with the parameters of each. **Values:** a
+    tuple, with the observations of each.
+    """
+
+    families: tuple[AbstractFamily, ...]
+
+    def kl(self, params: PyTree, other: PyTree) -> Scalar:
+        parts = zip(self.families, params, other, strict=True)
+        return _tree.total([family.kl(here, there) for family, here, there in parts])
+
+    def log_density(self, params: PyTree, value: PyTree) -> Scalar:
+        self._check_length(value)
+        parts = zip(self.families, params, value, strict=True)
+        return _tree.total([family.log_density(here, seen) for family, here, seen in parts])
+
+    def in_domain(self, params: PyTree) -> Array:
+        return jnp.all(jnp.stack([f.in_domain(part) for f, part in zip(self.families, params, strict=True)]))
+
+    @property
+    def whiten(self) -> Any:  # type: ignore[override]
+        """The roots of all families, or `None` if one has none."""
+        return None if any(family.whiten is None for family in self.families) else self._whiten
+
+    def _whiten(self, params: PyTree, tangent: PyTree) -> Array:
+        parts = zip(self.families, params, tangent, strict=True)
+        return jnp.concatenate([family.whiten(here, change) for family, here, change in parts])  # type: ignore[misc]
+
+    def check(self, params: PyTree, outputs: PyTree) -> None:
+        """Raise `ValueError` if the observations of one family do not fit it."""
+        self._check_length(outputs)
+        for family, here, seen in zip(self.families, params, outputs, strict=True):
+            if family.check is not None:
+                family.check(here, seen)
+
+    def _check_length(self, outputs: PyTree) -> None:
+        if not isinstance(outputs, tuple | list) or len(outputs) != len(self.families):
+            given = f"{len(outputs)} of them" if isinstance(outputs, tuple | list) else type(outputs).__name__
+            raise ValueError(f"`outputs` of `Product` must be a tuple of {len(self.families)}; got {given}.")

@@ -1,11 +1,11 @@
 r"""Whether each row of a model's outputs depends only on the same row of its inputs, proved from what JAX traced.
 
-A Jacobian over $n$ observations costs $n$ backward passes over the whole batch, unless the observations can be taken one
-by one; then it costs one. A model is any Python function, so this cannot be assumed: batch normalisation mixes rows,
-`h / x.shape[0]` depends on how many there are, a closed-over array may hold one number for each. The model is traced
-twice, with all rows and with one. The two programs must be the same, operation by operation, literal by literal, and the
-one axis in which shapes differ must pass through every operation untouched. What is not understood counts as not proved,
-which costs time and never correctness.
+A Jacobian over $n$ observations costs $n$ backward passes over the whole batch, unless the observations can be taken
+one by one; then it costs one. A model is any Python function, so this cannot be assumed: batch normalisation mixes
+rows, `h / x.shape[0]` depends on how many there are, a closed-over array may hold one number for each. The model is
+traced twice, with all rows and with one. The two programs must be the same, operation by operation, literal by literal,
+and the one axis in which shapes differ must pass through every operation untouched. What is not understood counts as
+not proved, which costs time and never correctness.
 """
 
 import math
@@ -20,10 +20,10 @@ from thalweg import _tree
 from thalweg._types import PyTree
 
 _ELEMENTWISE = frozenset(
-    "abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp convert_element_type "
-    "copy copy_p cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt integer_pow is_finite le lgamma log "
-    "log1p logistic lt max min mul ne neg nextafter not or pow real reduce_precision rem round rsqrt select_n sign sin sinh "
-    "sqrt square stop_gradient sub tan tanh xor".split()
+    "abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp "
+    "convert_element_type copy copy_p cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt "
+    "integer_pow is_finite le lgamma log log1p logistic lt max min mul ne neg nextafter not or pow real "
+    "reduce_precision rem round rsqrt select_n sign sin sinh sqrt square stop_gradient sub tan tanh xor".split()
 )
 _REDUCTIONS = frozenset("argmax argmin reduce_and reduce_max reduce_min reduce_or reduce_prod reduce_sum".split())
 _CUMULATIVE = frozenset("cumlogsumexp cummax cummin cumprod cumsum sort split".split())
