@@ -20,6 +20,7 @@ from jax.flatten_util import ravel_pytree
 
 import thalweg as tw
 from thalweg import generators, likelihoods
+from thalweg.energies import as_energy
 from thalweg.states import AbstractState
 
 
@@ -93,6 +94,12 @@ def energies(dim: int) -> dict[str, Any]:
         "jensen shannon": tw.FDivergence(generators.jensen_shannon, _target(dim)),
         "dirichlet": tw.Functional(_dirichlet),
         "sum": tw.PotentialEnergy(_wavy) + 0.5 * tw.Entropy() + 0.3 * tw.InteractionEnergy(_soft_attraction),
+        "lasso in a box": as_energy(_quartic) + tw.L1(0.1) + tw.ElasticNet(0.05, 0.2) + tw.Box(-1.1, 1.3),
+        "positive": as_energy(_quadratic) + tw.NonNegative(),
+        "groups": as_energy(_quadratic) + tw.GroupLasso(0.2),
+        "in a ball": as_energy(_quartic) + tw.L2Ball(1.6),
+        "on a plane": as_energy(_quartic) + tw.Hyperplane(0.9),
+        "simplex": as_energy(_quadratic) + tw.Simplex(),
         "likelihood": tw.NegativeLogLikelihood(jnp.asarray(0.7)),
         "likelihood of data": tw.NegativeLogLikelihood(jnp.asarray([1.0, 0.0, 1.0, 2.0])),
         "divergence of members": tw.Functional(_to_another_member),
@@ -122,6 +129,7 @@ def states() -> dict[str, Any]:
         "vector": jnp.asarray([1.2, -0.7, 0.4]),
         "pytree": {"a": jnp.asarray([0.5, -1.1]), "b": jnp.asarray(0.8)},
         "matrix": jnp.asarray([[1.0, -0.4, 0.2], [0.3, 0.9, -0.7]]),
+        "probabilities": jnp.asarray([0.5, 0.3, 0.2]),
         "line": _grid_density(tw.Grid(-2.0, 2.5, 24)),
         "circle": _grid_density(tw.Grid(-1.0, 1.5, 20, tw.Periodic())),
         "plane": _grid_density(tw.Grid((-2.0, -1.0), (2.0, 1.5), (10, 8), (tw.NoFlux(), tw.Periodic()))),
@@ -145,6 +153,14 @@ def states() -> dict[str, Any]:
     }
 
 
+def _norms_of_matrices() -> Any:
+    return {
+        "columns": tw.EuclideanProduct((tw.GroupNorm(), tw.OneToTwoNorm(), tw.OneToRMSNorm())),
+        "singular values": tw.SumProduct((tw.NuclearNorm(), tw.SchattenNorm(3.0), tw.FrobeniusNorm())),
+        "dense": (tw.RMSToMaxNorm(), tw.RMSToRMSNorm()),
+    }
+
+
 @functools.cache
 def geometries() -> dict[str, Any]:
     """Every geometry."""
@@ -156,6 +172,11 @@ def geometries() -> dict[str, Any]:
         "one norm": tw.OneNorm(),
         "p norm": tw.PNorm(3.0),
         "spectral norm": tw.SpectralNorm(),
+        "norms of matrices": tw.MaxProduct(_norms_of_matrices()),
+        "product of norms": tw.MaxProduct({"a": tw.Euclidean(), "b": tw.MaxNorm()}, {"a": 1.0, "b": 2.0}),
+        "bregman": tw.Bregman(tw.SimplexEntropy()),
+        "hessian": tw.Hessian(lambda x: jnp.sum(jnp.cosh(x))),
+        "riemannian": tw.Riemannian(lambda x: jnp.diag(1 + x**2) + 0.1),
         "fisher-rao": tw.FisherRao(),
         "damped fisher-rao": tw.FisherRao(damping=0.2),
         "wasserstein": tw.Wasserstein(),
@@ -176,8 +197,11 @@ def schemes() -> dict[str, Any]:
         "jko on the line": tw.Proximal(0.05, tw.LineJKO()),
         "continuous": tw.Continuous(0.05),
         "continuous by ode": tw.Continuous(0.05, tw.ODESolver(diffrax_solver())),
+        "continuous by exponentials": tw.Continuous(0.05, tw.ExponentialRosenbrock()),
         "continuous by finite volumes": tw.Continuous(0.05, tw.FiniteVolume()),
         "langevin": tw.Langevin(0.01),
+        "forward backward": tw.ForwardBackward(1e-3),
+        "proximal newton": tw.ProximalNewton(),
         "momentum": tw.Momentum(0.02, restart=tw.SpeedRestart()),
         "heavy ball": tw.Momentum(0.02, tw.ConstantDamping(1.0), tw.GradientRestart()),
         "explicit with a transform": tw.Explicit(1e-4, transform=optax.trace(0.5)),
@@ -186,8 +210,15 @@ def schemes() -> dict[str, Any]:
 
 # What differs from another state or geometry only in its shape or in a number meets few of the others.
 ALIKE = {
-    "pytree": ("euclidean", "mahalanobis", "max norm"),
+    "pytree": ("euclidean", "mahalanobis", "max norm", "product of norms"),
     "matrix": ("p norm", "spectral norm"),
+    "probabilities": ("bregman",),
+    "bregman": ("probabilities",),
+    "product of norms": ("pytree",),
+    # Each of these by itself, with all the others: test_geometry_laws.py.
+    "norms of matrices": (),
+    "hessian": ("vector",),
+    "riemannian": ("vector",),
     "damped fisher-rao": ("normal mean scale", "regression"),
 }
 
@@ -197,11 +228,15 @@ VARIANTS = {
     "proximal by lbfgs": [("vector", "euclidean"), ("weighted particles", "wasserstein"), ("poisson", "fisher-rao")],
     "jko on the line": [("line", "wasserstein")],
     "continuous by ode": [("matrix", "p norm"), ("circle", "wasserstein")],
+    "continuous by exponentials": [("vector", "mahalanobis")],
     "continuous by finite volumes": [("plane", "wasserstein")],
     # These meet few, as what they add to `Explicit` is the same everywhere.
     "momentum": [("vector", "p norm"), ("weighted particles", "wasserstein")],
     "heavy ball": [("matrix", "p norm")],
     "explicit with a transform": [("vector", "euclidean")],
+    # On smooth energies they are the explicit step and Newton's; `tests/exact/test_proximable.py` has the rest.
+    "forward backward": [("vector", "euclidean")],
+    "proximal newton": [("pytree", "euclidean")],
 }
 
 
