@@ -34,8 +34,10 @@ if TYPE_CHECKING:
     from thalweg._path import Path as Path
     from thalweg._result import RESULTS as RESULTS
     from thalweg._rollout import rollout as rollout
+    from thalweg.diagnostics import ResidualBelow as ResidualBelow
     from thalweg.diagnostics import StationaryPoint as StationaryPoint
     from thalweg.diagnostics import stationary_point as stationary_point
+    from thalweg.diagnostics import stationary_point_on_piece as stationary_point_on_piece
     from thalweg.energies import KL as KL
     from thalweg.energies import L1 as L1
     from thalweg.energies import Action as Action
@@ -107,6 +109,7 @@ if TYPE_CHECKING:
     from thalweg.schemes import Continuous as Continuous
     from thalweg.schemes import DenseSpectrum as DenseSpectrum
     from thalweg.schemes import Explicit as Explicit
+    from thalweg.schemes import ExponentialRosenbrock as ExponentialRosenbrock
     from thalweg.schemes import FiniteVolume as FiniteVolume
     from thalweg.schemes import ForwardBackward as ForwardBackward
     from thalweg.schemes import GaussNewton as GaussNewton
@@ -177,8 +180,10 @@ _PUBLIC = {
     "thalweg._result": ("RESULTS",),
     "thalweg._rollout": ("rollout",),
     "thalweg.diagnostics": (
+        "ResidualBelow",
         "StationaryPoint",
         "stationary_point",
+        "stationary_point_on_piece",
     ),
     "thalweg.energies": (
         "Action",
@@ -267,6 +272,7 @@ _PUBLIC = {
         "Constrained",
         "Continuous",
         "Explicit",
+        "ExponentialRosenbrock",
         "FiniteVolume",
         "ForwardBackward",
         "GradientRestart",

@@ -21,6 +21,13 @@ from thalweg.schemes._explicit import Backtracking
 from thalweg.states import AbstractState, moving
 
 
+class Memory(eqx.Module):
+    """What the scheme remembers: the next step size to try, and the largest norm of the state met."""
+
+    step_size: Scalar
+    largest_norm: Scalar
+
+
 class ForwardBackward(AbstractScheme):
     r"""$x^+ = \operatorname{argmin}_y \dfrac{\|y - x\|^2}{2\alpha} + \langle\nabla f(x), y - x\rangle + g(y)
     = \operatorname{prox}_{\alpha g}(x - \alpha\nabla f(x))$: proximal gradient, ISTA, projected gradient.
@@ -29,8 +36,8 @@ class ForwardBackward(AbstractScheme):
     `tw.Backtracking()` $\alpha$ is halved until f lies below its linearisation plus $\|y - x\|^2/2\alpha$, which makes
     F fall by at least $\|y - x\|^2/2\alpha$; a given $\alpha$ does so below one over the largest curvature of f.
 
-    Each step records `residual`, $\|x - \operatorname{prox}_g(x - \nabla f(x))\|$ at its end: zero exactly where F is
-    stationary.
+    Each step records `residual`, $\|x - \operatorname{prox}_g(x - \nabla f(x))\|$ at its end, zero exactly where F is
+    stationary, and `relative_residual` for `stop=tw.ResidualBelow(tolerance)`.
 
     **Arguments:** `step_size`: $\alpha > 0$, in units of time, or `tw.Backtracking(...)`.
 
@@ -47,12 +54,12 @@ class ForwardBackward(AbstractScheme):
         check_positive(self.step_size, "step_size", "ForwardBackward")
 
     def init(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State, key: PRNGKey | None) -> Any:
-        if isinstance(self.step_size, Backtracking):
-            return jnp.asarray(self.step_size.maximum, _tree.dtype_of(state))
-        return None
+        first = self.step_size.maximum if isinstance(self.step_size, Backtracking) else self.step_size
+        dtype = _tree.dtype_of(state)
+        return Memory(jnp.asarray(first, dtype), jnp.zeros((), dtype))
 
     def step(
-        self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State, memory: Any, key: PRNGKey | None
+        self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State, memory: Memory, key: PRNGKey | None
     ) -> tuple[State, Any, StepInfo]:
         smooth, kinks = split(energy, state)
         here = moving(state)
@@ -76,7 +83,9 @@ class ForwardBackward(AbstractScheme):
         result = RESULTS.successful
         if isinstance(self.step_size, Backtracking):
             search = self.step_size
-            first = jnp.minimum(memory, jnp.asarray(search.maximum, memory.dtype)).astype(value.dtype)
+            first = jnp.minimum(memory.step_size, jnp.asarray(search.maximum, memory.step_size.dtype)).astype(
+                value.dtype
+            )
 
             def cut(carry: tuple[Scalar, Flag, Count]) -> tuple[Scalar, Flag, Count]:
                 alpha, _, cuts = carry
@@ -86,14 +95,20 @@ class ForwardBackward(AbstractScheme):
                 lambda carry: ~carry[1] & (carry[2] < search.max_cuts), cut, (first, lies_below(first), jnp.asarray(0))
             )
             result = RESULTS.where(good, result, RESULTS.step_size_underflow)
-            memory = (2 * alpha).astype(memory.dtype)
+            following = 2 * alpha
             stats["cuts"] = cuts
         else:
-            alpha = jnp.asarray(self.step_size, value.dtype)
+            alpha = following = jnp.asarray(self.step_size, value.dtype)
         moved, squared = trial(alpha)
         result = RESULTS.where(jnp.isfinite(value), result, RESULTS.non_finite)
         new_gradient = jax.grad(lambda x: smooth(eqx.combine(x, state)))(moved)
+        reach = jnp.maximum(_tree.dot(here, here), _tree.dot(moved, moved))
+        reach = jnp.maximum(jnp.sqrt(reach), memory.largest_norm.astype(reach.dtype))
+        again = kinks.prox(_tree.multiply_add(moved, -alpha, new_gradient), alpha)
         stats["residual"] = residual_of(kinks, moved, new_gradient)
+        stats["relative_residual"] = jnp.sqrt(_squared_distance(again, moved)) / jnp.where(reach > 0, reach, 1)
+        dtype = memory.step_size.dtype
+        memory = Memory(following.astype(dtype), reach.astype(dtype))
         return eqx.combine(moved, state), memory, StepInfo(alpha, squared, squared / alpha, result, stats)
 
     def check(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> None:

@@ -52,8 +52,8 @@ class ProximalNewton(AbstractScheme):
     zero where the model is right: the convergence is then superlinear. Every state satisfies the constraints exactly,
     as the output of a proximal map, and f is not asked elsewhere.
 
-    Each step records `residual`, $\|x - \operatorname{prox}_g(x - \nabla f(x))\|$ at its end; stop on it with
-    [`thalweg.ResidualBelow`][]. It advances arc length, not time.
+    Each step records `residual`, $\|x - \operatorname{prox}_g(x - \nabla f(x))\|$ at its end, and `relative_residual`,
+    the same in the learnt metric, for `stop=tw.ResidualBelow(tolerance)`. It advances arc length, not time.
 
     **Arguments:** `dense`: whether the Hessian is formed (`None`: up to 200 unknowns) or used through its products.
 
