@@ -215,9 +215,9 @@ ALIKE = {
     "probabilities": ("bregman",),
     "bregman": ("probabilities",),
     "product of norms": ("pytree",),
-    # Each of these by itself, with all the others: test_geometry_laws.py.
+    # Each of these by itself, with all the others: test_geometry_laws.py. A Hessian makes the metric of a Riemannian.
     "norms of matrices": (),
-    "hessian": ("vector",),
+    "hessian": (),
     "riemannian": ("vector",),
     "damped fisher-rao": ("normal mean scale", "regression"),
 }

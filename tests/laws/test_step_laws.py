@@ -84,7 +84,8 @@ def _failures(cell):
 
 def _slides(cell):
     """Whether the flow has a velocity that jumps: it slides along ties, where an ODE solver may give up by its name."""
-    return cell.geometry in ("one norm", "max norm", "spectral norm") and cell.scheme.startswith("continuous")
+    corners = ("one norm", "max norm", "spectral norm", "product of norms")
+    return cell.geometry in corners and cell.scheme.startswith("continuous")
 
 
 def _each(results):
