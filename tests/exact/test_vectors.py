@@ -56,7 +56,7 @@ def test_the_energy_falls_at_the_rate_of_the_squared_gradient():
     np.testing.assert_allclose(path.dissipation_rates, jnp.sum(gradients**2, axis=1), rtol=1e-12)
 
 
-def test_a_stiff_quadratic_is_solved_by_an_implicit_solver_and_says_so():
+def test_a_stiff_quadratic_is_solved_by_a_stiff_solver_and_says_so():
     stiffness = jnp.array([1.0, 1e6])
     path = tw.flow(
         lambda x: 0.5 * jnp.sum(stiffness * x**2),
@@ -65,11 +65,11 @@ def test_a_stiff_quadratic_is_solved_by_an_implicit_solver_and_says_so():
         scheme=tw.Continuous(1.0),
         num_steps=2,
     )
-    assert "Kvaerno5" in path.stats["solver"]
+    assert "ExponentialRosenbrock" in path.stats["solver"]
     np.testing.assert_allclose(path.final.state[0], np.exp(-2.0), rtol=1e-6)
     assert abs(float(path.final.state[1])) < 1e-8
     # An explicit solver would need 2e6/3.3 steps.
-    assert int(jnp.sum(path.measurements["substeps"])) < 300
+    assert int(jnp.sum(path.measurements["substeps"])) < 30
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from thalweg.schemes._curvature import GaussNewton as GaussNewton
 from thalweg.schemes._curvature import SecondOrder as SecondOrder
 from thalweg.schemes._explicit import Backtracking as Backtracking
 from thalweg.schemes._explicit import Explicit as Explicit
+from thalweg.schemes._exponential import ExponentialRosenbrock as ExponentialRosenbrock
 from thalweg.schemes._finite_volume import FiniteVolume as FiniteVolume
 from thalweg.schemes._forward_backward import ForwardBackward as ForwardBackward
 from thalweg.schemes._langevin import Langevin as Langevin

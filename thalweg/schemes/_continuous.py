@@ -14,6 +14,7 @@ from thalweg.energies import AbstractEnergy, decompose
 from thalweg.geometries import AbstractGeometry
 from thalweg.geometries.wasserstein import GridMetric
 from thalweg.schemes._base import AbstractScheme, StepInfo, check_positive, limited_step_size
+from thalweg.schemes._exponential import ExponentialRosenbrock
 from thalweg.schemes._finite_volume import FiniteVolume
 from thalweg.schemes._ode import ODESolver, choose_solver, default_tolerances
 
@@ -22,12 +23,13 @@ class Continuous(AbstractScheme):
     r"""$x^+ = \Phi_\alpha(x)$, the solution after time $\alpha$ of $\dot x = $ steepest descent: the gradient flow.
 
     With `solver=None` the best integrator is chosen before the run and named in `path.stats`: for densities on a
-    grid in the Wasserstein geometry a structure-preserving finite-volume integrator ([`thalweg.FiniteVolume`][]);
-    for everything else a solver of diffrax, explicit (Tsit5) or stiff (Kvaerno5), by the largest rate of the flow at
-    the start.
+    grid in the Wasserstein geometry a structure-preserving finite-volume integrator ([`thalweg.FiniteVolume`][]); for
+    everything else by the largest rate of the flow at the start: an explicit solver of diffrax (Tsit5) where it is not
+    stiff, else [`thalweg.ExponentialRosenbrock`][] where the metric is one inner product for the whole space, else an
+    implicit solver of diffrax (Kvaerno5). `path.measurements` counts the substeps of each step, and those rejected.
 
     **Arguments:** `step_size`: $\alpha > 0$, the time between two points of the path, not an accuracy; `solver`:
-    `None`, `tw.FiniteVolume(...)`, `tw.ODESolver(...)` or any diffrax solver.
+    `None`, `tw.FiniteVolume(...)`, `tw.ExponentialRosenbrock(...)`, `tw.ODESolver(...)` or any diffrax solver.
 
     **Source:** Su (2023), the section on gradient flow.
     """
@@ -51,13 +53,14 @@ class Continuous(AbstractScheme):
         solver = self._resolved(energy, geometry, state).solver
         if isinstance(solver, FiniteVolume):
             moved, memory, dissipated, result, count = solver.advance(energy, state, alpha, memory)
+            counts = {"substeps": count}
         else:
-            moved, memory, dissipated, result, count = solver.advance(energy, geometry, state, alpha, memory)
+            moved, memory, dissipated, result, counts = solver.advance(energy, geometry, state, alpha, memory)
         metric = geometry.at(state)
         value, cotangent = energy_and_first_variation(energy, state)
         rate = metric.norm_squared(metric.steepest_descent(cotangent))
         result = RESULTS.where(jnp.isfinite(value), result, RESULTS.non_finite)
-        return moved, memory, StepInfo(alpha, alpha**2 * rate, dissipated, result, {"substeps": count})
+        return moved, memory, StepInfo(alpha, alpha**2 * rate, dissipated, result, counts)
 
     def _resolved(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> "Continuous":
         # Inside a trace (a user's own loop) the stiffness cannot be looked at: the explicit solver is the default
@@ -80,6 +83,14 @@ class Continuous(AbstractScheme):
             raise ValueError(
                 "`FiniteVolume` integrates grid densities in the Wasserstein geometry; use `solver=None` here."
             )
+        if isinstance(self.solver, ExponentialRosenbrock):
+            refused = self.solver.why_unsupported(energy, geometry, state)
+            if refused is not None:
+                raise ValueError(
+                    f"`ExponentialRosenbrock` needs a metric that is one inner product for the whole space, an energy "
+                    f"that is twice differentiable, and float64; {refused}.\nUse `solver=None`, or "
+                    "`solver=diffrax.Kvaerno5()` where the flow is stiff."
+                )
         if isinstance(metric, GridMetric) and (self.solver is None or isinstance(self.solver, FiniteVolume)):
             temperature = decompose(energy).temperature
             if temperature is not None and not _tree.is_traced(temperature) and float(temperature) < 0:

@@ -15,13 +15,14 @@ from thalweg._first_variation import first_variation
 from thalweg._result import RESULTS
 from thalweg._types import Array, Scalar, State
 from thalweg.energies import AbstractEnergy
-from thalweg.geometries import AbstractGeometry
+from thalweg.geometries import AbstractGeometry, FunctionMetric, NormedMetric
+from thalweg.schemes._exponential import ExponentialRosenbrock
 from thalweg.states import Particles, moving
 
-# An explicit solver of fifth order takes about α·λ/3 steps where it is limited by stability; beyond this an implicit
-# one is cheaper.
+# Where stability limits it, Tsit5 takes about α·λ/3 steps; beyond 100 a stiff solver is cheaper.
+_STABLE = 3.0
 _STIFF = 100.0
-# Above this many unknowns the dense Jacobian of an implicit solver costs more than it saves.
+# Above this many unknowns the dense matrices of a stiff solver cost more than they save.
 _LARGEST_IMPLICIT = 500
 
 
@@ -42,8 +43,8 @@ class ODESolver(eqx.Module):
 
     def advance(
         self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State, duration: Scalar, substep: Scalar
-    ) -> tuple[State, Scalar, Scalar, Any, Array]:
-        """The state after `duration`, the next substep, the energy dissipated, a result, and the count of substeps."""
+    ) -> tuple[State, Scalar, Scalar, Any, dict[str, Array]]:
+        """The state after `duration`, the next substep, the energy dissipated, a result, and counts of substeps."""
 
         time_dtype = jnp.result_type(duration)
 
@@ -74,7 +75,11 @@ class ODESolver(eqx.Module):
         following = (1.25 * duration / accepted).astype(time_dtype)
         good = solution.result == diffrax.RESULTS.successful
         result = RESULTS.where(good, RESULTS.successful, RESULTS.inner_solver_failed)
-        return moved, following, dissipated, result, solution.stats["num_steps"]
+        counts = {
+            "substeps": jnp.asarray(solution.stats["num_steps"], jnp.int32),
+            "rejected_substeps": jnp.asarray(solution.stats["num_rejected_steps"], jnp.int32),
+        }
+        return moved, following, dissipated, result, counts
 
 
 def _norm_of_state(extended: Any) -> Array:
@@ -92,36 +97,57 @@ def default_tolerances(state: State) -> tuple[float, float]:
 
 def choose_solver(
     energy: AbstractEnergy, geometry: AbstractGeometry, state: State, duration: Any
-) -> tuple[ODESolver, str]:
-    """An explicit or a stiff solver, by the largest rate of the flow at the start, and the reason in words."""
+) -> tuple[ODESolver | ExponentialRosenbrock, str]:
+    """An explicit, an exponential or an implicit solver, by the largest rate of the flow at the start and by what the
+    geometry and the energy offer, and the reason in words.
+    """
     dtype = _tree.dtype_of(state)
     free, _ = ravel_pytree(moving(state))
-    single = dtype.itemsize < 8
     rtol, atol = default_tolerances(state)
     explicit = ODESolver(diffrax.Tsit5(), rtol, atol)
-    if free.size > _LARGEST_IMPLICIT:
+    large = free.size > _LARGEST_IMPLICIT
+    if large and not isinstance(geometry.at(state), NormedMetric | FunctionMetric):
+        # The rate would be known, but 24 products with the derivative of such a field may cost more than the flow.
         return explicit, f"Tsit5 (explicit): {free.size} unknowns are too many for an implicit solver's dense Jacobian"
-
-    rate = _largest_rate(energy, geometry, state)
+    rate = _measured_rate(energy, geometry, state)
+    if rate is None:
+        return explicit, "Tsit5 (explicit): the velocity has no derivative, so stiffness was not measured"
     if _tree.is_traced(rate) or _tree.is_traced(duration):
         return explicit, "Tsit5 (explicit): chosen while tracing, where stiffness cannot be measured"
     rate = float(rate)
     if not math.isfinite(rate):
         return explicit, "Tsit5 (explicit): the velocity has no derivative at the start, so stiffness was not measured"
     stiffness = float(duration) * rate
+    measured = f"fastest rate at the start {rate:.3g}, times step size {stiffness:.3g}"
     if stiffness < _STIFF:
-        return (
-            explicit,
-            f"Tsit5 (explicit): fastest rate at the start {rate:.3g}, times step size {stiffness:.3g} < {_STIFF:.0f}",
+        return explicit, f"Tsit5 (explicit): {measured} < {_STIFF:.0f}"
+    if large:
+        return explicit, (
+            f"Tsit5 (explicit): {free.size} unknowns are too many for the dense matrices of a stiff solver (at most "
+            f"{_LARGEST_IMPLICIT}); {measured}, so a step may need about {stiffness / _STABLE:.0f} of the "
+            f"{explicit.max_steps} substeps allowed"
         )
-    if single:
+    if dtype.itemsize < 8:
         raise ValueError(
             f"This flow is stiff (step size times fastest rate = {stiffness:.3g}) and needs float64 for an "
             "implicit solver.\n"
             'Run `jax.config.update("jax_enable_x64", True)` before making any array, or use a smaller step size.'
         )
-    reason = f"Kvaerno5 (stiff): fastest rate at the start {rate:.3g}, times step size {stiffness:.3g} ≥ {_STIFF:.0f}"
-    return ODESolver(diffrax.Kvaerno5(), rtol, atol), reason
+    exponential = ExponentialRosenbrock(rtol, atol)
+    refused = exponential.why_unsupported(energy, geometry, state)
+    if refused is None:
+        return exponential, f"ExponentialRosenbrock (stiff): {measured} ≥ {_STIFF:.0f}, and the metric is constant"
+    return ODESolver(diffrax.Kvaerno5(), rtol, atol), f"Kvaerno5 (stiff): {measured} ≥ {_STIFF:.0f}; {refused}"
+
+
+def _measured_rate(energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> Any:
+    # A function with a reverse rule of its own only (`jax.custom_vjp`) cannot be differentiated forwards.
+    try:
+        return _largest_rate(energy, geometry, state)
+    except TypeError as error:
+        if "custom_vjp" in str(error):
+            return None
+        raise
 
 
 @eqx.filter_jit
