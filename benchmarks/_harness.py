@@ -29,7 +29,8 @@ ONE_THREAD = {
 }
 
 # Runs after the warm-up: at least three, and as many as fit into a tenth of a second, for clocks are coarse.
-_MIN_RUNS, _MAX_RUNS, _RUN_SECONDS = 3, 15, 0.1
+# A run longer than _LONG is not repeated.
+_MIN_RUNS, _MAX_RUNS, _RUN_SECONDS, _LONG = 3, 15, 0.1, 5.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +66,8 @@ def timed(call: Callable[[], Answer], report: Callable[[str], None] = lambda pha
         answer = call()
         seconds.append(time.perf_counter() - started)
         cpu.append(time.process_time() - started_cpu)
+        if cpu[-1] > _LONG:
+            break
     median_cpu = statistics.median(cpu)
     times = {"seconds": statistics.median(seconds), "cpu": median_cpu, "compile": max(0.0, first - median_cpu)}
     return answer, times | {"runs": len(seconds)}
