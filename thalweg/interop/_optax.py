@@ -15,6 +15,7 @@ import optax
 from thalweg import _tree
 from thalweg._errors import UnsupportedCombination
 from thalweg._types import PyTree, State
+from thalweg.energies import Zero
 from thalweg.geometries import AbstractGeometry, AbstractMetric
 from thalweg.interop._parameters import cotangent_of, displacement, like, state_for, state_of, unit_scale
 from thalweg.schemes import AbstractScheme, Backtracking, Constrained, Explicit
@@ -84,7 +85,7 @@ def as_optax(
         state = state_of(params, at)
         geometry.at(state)
         # These schemes look at the shapes of the state only.
-        return scheme.init(None, geometry, state, None)  # type: ignore[arg-type]
+        return scheme.init(Zero(), geometry, state, None)
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
         if params is None and isinstance(scheme, Explicit) and scheme.transform is not None:

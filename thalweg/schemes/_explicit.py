@@ -173,7 +173,8 @@ class Explicit(AbstractScheme):
         elif callable(self.step_size):
             assert count is not None
             with _promotion_of_others():
-                alpha = jnp.asarray(self.step_size(count), rate.dtype)
+                # In JAX int32 divided by int32 is float32: a wider count keeps the digits of the schedule.
+                alpha = jnp.asarray(self.step_size(count.astype(int)), rate.dtype)
             count = count + 1
         else:
             alpha = jnp.asarray(self.step_size, rate.dtype)
@@ -243,7 +244,7 @@ def check_schedule(schedule: Callable[..., Any], name: str, owner: str) -> None:
     """
     try:
         with _promotion_of_others():
-            out = jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32))
+            out = jax.eval_shape(lambda: schedule(jnp.asarray(0)))
     except Exception as error:
         reason = (str(error).strip().splitlines() or [""])[0][:150]
         raise ValueError(
@@ -255,7 +256,7 @@ def check_schedule(schedule: Callable[..., Any], name: str, owner: str) -> None:
             f"The schedule `{name}` of `{owner}` must return one real number (shape ()); got "
             f"{getattr(out, 'shape', type(out).__name__)} {getattr(out, 'dtype', '')}."
         )
-    counts = np.unique(np.concatenate([np.arange(1000), 2 ** np.arange(31) - 1])).astype(np.int32)
+    counts = np.unique(np.concatenate([np.arange(1000), 2 ** np.arange(31) - 1]))
     with jax.ensure_compile_time_eval(), _promotion_of_others():
         values = jax.vmap(lambda count: jnp.asarray(schedule(count)))(jnp.asarray(counts))
     if _tree.is_traced(values):
