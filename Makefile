@@ -1,4 +1,4 @@
-# make demo | test | lint | format | clean; needs git, make and Python >= 3.11 with venv and pip.
+# make demo | test | lint | format | bench-vector | clean; needs git, make and Python >= 3.11 with venv and pip.
 # Another interpreter: make test PYTHON=python3.13. More for pytest: make test ARGS="tests/laws -k mass".
 
 PYTHON ?= python3
@@ -12,10 +12,11 @@ WORKERS ?= 2
 VERSION := $(shell $(PYTHON) -c 'import platform; print(platform.python_version())' 2>/dev/null)
 CLI := $(VENV)/installed-cli-$(VERSION)
 DEV := $(VENV)/installed-dev-$(VERSION)
+BENCH := $(VENV)/installed-bench-$(VERSION)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format constraints clean
+.PHONY: help demo test lint format bench-vector constraints clean
 
 help:
 	@sed -n '1,2s/^# //p' Makefile
@@ -34,6 +35,11 @@ lint: $(DEV)
 format: $(DEV)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Minimisers, least squares and a physics-informed network against peers; docs/benchmarks.md says what and how.
+# About an hour on one core; make bench-vector ARGS=--ours measures only thalweg anew.
+bench-vector: $(BENCH)
+	$(BIN)/python -m benchmarks.vector $(ARGS)
 
 # An existing .venv is kept when its interpreter has the wanted version, and made anew when it has not.
 # --no-compile: only what is imported is ever compiled, which makes the first run shorter.
@@ -55,11 +61,14 @@ $(DEV): pyproject.toml constraints.txt
 	$(call install,dev)
 	@touch $(CLI)
 
+$(BENCH): pyproject.toml constraints.txt
+	$(call install,bench)
+
 # Needs uv; everybody else only reads the file.
 constraints:
 	{ sed -n '/^#/p' constraints.txt; \
 	  uv pip compile --quiet --universal --python-version 3.11 --fork-strategy requires-python \
-	      --no-header --no-annotate --extra dev pyproject.toml; } > constraints.new
+	      --no-header --no-annotate --extra dev --extra bench pyproject.toml; } > constraints.new
 	mv constraints.new constraints.txt
 
 clean:
