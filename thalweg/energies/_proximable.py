@@ -86,9 +86,13 @@ class AbstractSeparable(AbstractProximable):
     def prox(self, point: State, step: ScalarLike, metric_diagonal: PyTree = None) -> State:
         def leaf(x: Array, weight: Array, ridge: Array, lower: Array, upper: Array, metric: Array) -> Array:
             step_here = jnp.asarray(step, x.dtype) / metric
-            # On the line a convex function less its domain, then the domain: soft threshold, shrink, clip.
-            shrunk = (x - jnp.clip(x, -step_here * weight, step_here * weight)) / (1 + step_here * ridge)
-            return jnp.clip(shrunk, lower, upper)
+            # On the line a convex function less its domain, then the domain: soft threshold, shrink, clip. At ties the
+            # derivative is that inside, so that what is barely active counts as free; equal bounds are never free.
+            cut = step_here * weight
+            shrunk = jnp.where(jnp.abs(x) >= cut, x - cut * jnp.sign(x), 0) / (1 + step_here * ridge)
+            below, above = shrunk < lower, shrunk > upper
+            clipped = jnp.where(below, lower, jnp.where(above, upper, shrunk))
+            return jnp.where(lower >= upper, lower, clipped)
 
         return jax.tree.map(leaf, point, *self.parts().at(point), metric_like(metric_diagonal, point))
 
