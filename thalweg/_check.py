@@ -26,8 +26,8 @@ def check_combination(energy: AbstractEnergy, state: State, geometry: AbstractGe
         raise TypeError(f"`scheme` must be a scheme such as `tw.Explicit(step_size=0.1)`; got {_named(scheme)}.")
     check_state(state)
     geometry.at(state)
-    _check_energy_fits(energy, state)
     _check_proximable(energy, state, scheme)
+    _check_energy_fits(energy, state)
     scheme.check(energy, geometry, state)
 
 
