@@ -64,6 +64,7 @@ def representatives(dim: int = 1) -> dict[str, dict[str, Any]]:
             "PorousMedium": tw.PorousMedium(2.0),
             "Functional": tw.Functional(lambda state: state.expect(square)),
             "NegativeLogLikelihood": tw.NegativeLogLikelihood(jnp.ones(2)),
+            "MiniBatch": tw.MiniBatch(lambda state, example: example * _any_function(state), jnp.ones(2), 1),
         },
         "state": {
             "vector": jnp.ones(2),
@@ -106,6 +107,7 @@ def representatives(dim: int = 1) -> dict[str, dict[str, Any]]:
             "Proximal": tw.Proximal(0.1),
             "Continuous": tw.Continuous(0.1),
             "Langevin": tw.Langevin(0.1),
+            "Momentum": tw.Momentum(0.1),
         },
     }
 
