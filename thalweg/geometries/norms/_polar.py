@@ -7,7 +7,7 @@ is told by `gap`.
 """
 
 import abc
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -104,9 +104,14 @@ class NewtonSchulz(AbstractPolar):
     def factor(self, matrix: Array) -> Array:
         wide = _wide(matrix)
         x, gram = _normalised(wide)
-        for count, (mu, _) in enumerate(self._schedule()):
-            gram = gram if count == 0 else _product(x, x.T)
-            x = 1.5 * mu * x - 0.5 * mu**3 * _product(gram, x)
+        scalings = [mu for mu, _ in self._schedule()]
+
+        def iterate(x: Array, mu: Scalar) -> tuple[Array, None]:
+            return 1.5 * mu * x - 0.5 * mu**3 * _product(_product(x, x.T), x), None
+
+        # The first one has its Gram matrix; the others are a loop, so that what is compiled does not grow with them.
+        x = 1.5 * scalings[0] * x - 0.5 * scalings[0] ** 3 * _product(gram, x)
+        x, _ = jax.lax.scan(iterate, x, jnp.asarray(scalings[1:], x.dtype))
         return x if wide.shape == matrix.shape else x.T
 
     def _schedule(self) -> list[tuple[float, float]]:
@@ -120,10 +125,13 @@ class NewtonSchulz(AbstractPolar):
 
     def largest(self, matrix: Array) -> Scalar:
         _, gram = _normalised(_wide(matrix))
-        power = gram
-        for _ in range(20 if matrix.dtype.itemsize < 8 else 40):
+        count = 20 if matrix.dtype.itemsize < 8 else 40
+
+        def square(_: Any, power: Array) -> Array:
             power = _product(power, power)
-            power = power / _nonzero(jnp.max(jnp.abs(power)))
+            return power / _nonzero(jnp.max(jnp.abs(power)))
+
+        power = jax.lax.fori_loop(0, count, square, gram)
         # Every column is nearly in the top eigenspace; the longest is the least troubled by rounding.
         column = power[:, jnp.argmax(jnp.sum(power**2, axis=0))]
         direction = column / _nonzero(jnp.linalg.norm(column))
