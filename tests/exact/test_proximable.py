@@ -1,0 +1,427 @@
+"""Constraints and penalties: proximal maps against their definition, and minima against enumeration, KKT and SciPy."""
+
+import itertools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.optimize
+
+import thalweg as tw
+from thalweg.energies import AbstractEnergy, AbstractProximable
+from thalweg.recipes import minimise_composite
+
+LABELS = jnp.asarray([0, 0, 1, 1, 2])
+ENERGIES = {
+    "box": tw.Box(-0.3, 0.4),
+    "box with infinite and equal bounds": tw.Box(
+        jnp.asarray([-jnp.inf, 0.2, -0.1, 0.0, -jnp.inf]), jnp.asarray([jnp.inf, 0.2, jnp.inf, 0.5, -0.3])
+    ),
+    "non-negative": tw.NonNegative(),
+    "l1": tw.L1(jnp.asarray([0.2, 0.0, 0.5, 1.0, 0.3])),
+    "elastic net": tw.ElasticNet(0.2, 0.7),
+    "l1 in a box": tw.L1(0.2) + 0.5 * tw.ElasticNet(0.1, 0.4) + tw.Box(-0.5, 0.1),
+    "simplex": tw.Simplex(),
+    "hyperplane": tw.Hyperplane(0.3, jnp.asarray([1.0, 2.0, -1.0, 0.0, 0.5])),
+    "ball": tw.L2Ball(0.5, 0.1),
+    "group lasso": tw.GroupLasso(0.5),
+    "group lasso with labels": tw.GroupLasso(0.3, LABELS),
+}
+
+
+def kinks_of(energy, point):
+    return tw.decompose(energy).joint_proximable(point)
+
+
+class Quadratic(AbstractEnergy):
+    """½xᵀHx + cᵀx with its numbers as arrays, so that one compilation serves all."""
+
+    matrix: jax.Array
+    vector: jax.Array
+
+    def __call__(self, state):
+        return 0.5 * state @ (self.matrix @ state) + self.vector @ state
+
+
+class Logistic(AbstractEnergy):
+    """The mean of log(1 + exp(−margin))."""
+
+    margins: jax.Array
+
+    def __call__(self, state):
+        return jnp.mean(jnp.logaddexp(0.0, -self.margins @ state))
+
+
+def rosenbrock(x):
+    return jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
+
+
+def solved(path):
+    assert str(path.message).startswith("The flow reached a minimum"), path.message
+    # Rounding of F is 1e-16; nothing rises by more.
+    assert np.all(np.diff(path.energies) <= 1e-13 * (1 + np.abs(path.energies[:-1])))
+    return np.asarray(path.final.state)
+
+
+@eqx.filter_jit
+def _objective(kinks, candidates, centre, step, metric):
+    return jax.vmap(lambda y: kinks(y) + jnp.sum(metric * (y - centre) ** 2) / (2 * step))(candidates)
+
+
+@pytest.mark.parametrize("name", ENERGIES)
+def test_a_proximal_map_is_the_minimiser_that_defines_it_and_no_nearby_point_is_better(name):
+    draw = np.random.default_rng(7)
+    kinks = kinks_of(ENERGIES[name], jnp.zeros(5))
+    prox = eqx.filter_jit(jax.vmap(lambda v, d: kinks.prox(v, 0.7, d), in_axes=(0, None)))
+    metrics = [np.ones(5)] + ([np.exp(draw.normal(size=5))] if kinks.takes_metric else [])
+    for metric in map(jnp.asarray, metrics):
+        given = metric if kinks.takes_metric else None
+        centre = jnp.asarray(draw.normal(size=5))
+        best = np.asarray(prox(centre[None], given))
+        # Feasible points of all sizes around it, as projections of others.
+        spread = draw.normal(size=(300, 5)) * 10.0 ** draw.uniform(-4, 0.5, size=(300, 1))
+        others = np.asarray(prox(jnp.asarray(best + spread), given))
+        values = np.asarray(_objective(kinks, jnp.asarray(np.vstack([best, others])), centre, 0.7, metric))
+        assert np.isfinite(values).all()
+        assert values[0] <= np.min(values) + 1e-14
+        # A proximal map moves no two points apart.
+        again = others - np.asarray(prox(jnp.asarray(best), given))
+        before, after = (np.sqrt(np.sum(np.asarray(metric) * gap**2, axis=1)) for gap in (spread, again))
+        assert np.all(after <= before * (1 + 1e-9) + 1e-14)
+
+
+@pytest.mark.parametrize("name", ENERGIES)
+def test_the_least_subgradient_is_the_velocity_of_the_splitting_and_none_of_its_kind_is_shorter(name):
+    draw = np.random.default_rng(8)
+    kinks = kinks_of(ENERGIES[name], jnp.zeros(5))
+
+    @eqx.filter_jit
+    def both(point, slope):
+        x = kinks.prox(point, 1.0)
+        step = 1e-6
+        return kinks.least_subgradient(x, slope), (x - kinks.prox(x - step * slope, step)) / step
+
+    for _ in range(20):
+        least, limit = both(jnp.asarray(draw.normal(size=5)), jnp.asarray(draw.normal(size=5)))
+        # The limit is off by the step times a curvature.
+        np.testing.assert_allclose(least, limit, atol=3e-5)
+
+
+def test_the_projection_onto_the_simplex_is_the_known_one_and_takes_rows_and_trees():
+    # Sorting by hand: τ = (0.9 + 0.6 − 1)/2 = 0.25.
+    np.testing.assert_allclose(
+        tw.Simplex().prox(jnp.asarray([0.9, 0.6, -0.2, 0.2]), 3.0), [0.65, 0.35, 0.0, 0.0], atol=1e-15
+    )
+    rows = tw.Simplex(2.0, axis=-1).prox(jnp.asarray([[3.0, 0.5], [1.0, 1.0]]), 1.0)
+    np.testing.assert_allclose(rows, [[2.0, 0.0], [1.0, 1.0]], atol=1e-15)
+    tree = tw.Simplex().prox({"a": jnp.asarray([0.9, 0.6]), "b": jnp.asarray([-0.2, 0.2])}, 1.0)
+    np.testing.assert_allclose(tree["a"], [0.65, 0.35], atol=1e-15)
+    big = tw.Simplex().prox(jnp.asarray(np.random.default_rng(0).normal(size=5000)), 1.0)
+    assert float(jnp.min(big)) == 0
+    np.testing.assert_allclose(jnp.sum(big), 1.0, rtol=1e-14)
+
+
+def enumerated(matrix, vector, lower, upper):
+    """The minimum of a convex quadratic in a box: every choice of active bounds, the best feasible one."""
+    best, where = np.inf, None
+    for choice in itertools.product((-1, 0, 1), repeat=len(vector)):
+        choice = np.asarray(choice)
+        x = np.where(choice < 0, lower, np.where(choice > 0, upper, 0.0))
+        if not np.all(np.isfinite(x)):
+            continue
+        free = choice == 0
+        rest = vector + matrix[:, ~free] @ x[~free]
+        x[free] = np.linalg.solve(matrix[np.ix_(free, free)], -rest[free])
+        if np.all((lower <= x) & (x <= upper)) and 0.5 * x @ matrix @ x + vector @ x < best:
+            best, where = 0.5 * x @ matrix @ x + vector @ x, x
+    return where
+
+
+@pytest.mark.parametrize(
+    "case", ["plain", "badly scaled", "equal bounds", "infinite bounds", "all active", "start on a bound", "outside"]
+)
+def test_box_constrained_quadratics_end_at_the_enumerated_minimum(case):
+    draw = np.random.default_rng(len(case))
+    n = 5
+    root = draw.normal(size=(n, n))
+    matrix, vector = root @ root.T + 0.1 * np.eye(n), 3 * draw.normal(size=n)
+    lower, upper, start = np.full(n, -0.6), np.full(n, 0.5), np.zeros(n)
+    if case == "badly scaled":
+        units = np.geomspace(1e-3, 1e3, n)  # curvatures from 1e-6 to 1e6
+        matrix, vector = matrix * units[:, None] * units, vector * units
+        lower, upper = lower / units, upper / units
+    if case == "equal bounds":
+        lower[1:3] = upper[1:3] = [0.2, -0.3]
+    if case == "infinite bounds":
+        lower[:3], upper[2:] = -np.inf, np.inf
+    if case == "all active":
+        vector = 50 * np.sign(vector)
+    start = {"start on a bound": upper, "outside": 3 + lower}.get(case, np.clip(start, lower, upper))
+    path = minimise_composite(
+        Quadratic(jnp.asarray(matrix), jnp.asarray(vector)),
+        jnp.asarray(start),
+        tw.Box(jnp.asarray(lower), jnp.asarray(upper)),
+    )
+    x, expected = solved(path), enumerated(matrix, vector, lower, upper)
+    # ‖x − x*‖ is at most the residual, 1e-10, over the smallest curvature, 0.1, in the units of each entry.
+    size = np.where(np.isfinite(upper), np.abs(upper), 1)
+    np.testing.assert_allclose(x / size, expected / size, atol=1e-9)
+    states = np.asarray(path.states)
+    assert np.all((lower <= states) & (states <= upper))
+    np.testing.assert_array_equal(x[(x - lower) < 1e-9 * size], lower[(x - lower) < 1e-9 * size])
+    assert ("projected" in path.stats["start"]) == (case == "outside")
+    if case == "all active":
+        assert path.extras["stationary_point"].smallest_curvature == jnp.inf
+
+
+def test_bounded_least_squares_agree_with_scipy():
+    draw = np.random.default_rng(2)
+    design, outputs = draw.normal(size=(30, 12)), draw.normal(size=30) * 3
+    energy = Quadratic(jnp.asarray(design.T @ design), jnp.asarray(-design.T @ outputs))
+    x = solved(minimise_composite(energy, jnp.ones(12), tw.NonNegative()))
+    expected, _ = scipy.optimize.nnls(design, outputs)
+    np.testing.assert_allclose(x, expected, atol=1e-9)
+    assert np.all((x == 0) == (expected == 0))
+    # More unknowns than equations: the minimum is not unique, its value is.
+    wide = Quadratic(jnp.asarray(design[:6].T @ design[:6]), jnp.asarray(-design[:6].T @ outputs[:6]))
+    path = minimise_composite(wide, jnp.ones(12), tw.NonNegative())
+    expected, distance = scipy.optimize.nnls(design[:6], outputs[:6])
+    value = 2 * float(path.energies[-1]) + outputs[:6] @ outputs[:6]
+    np.testing.assert_allclose(value, distance**2, atol=1e-9 * (outputs[:6] @ outputs[:6]))
+
+
+def lasso_violation(energy, weight, x):
+    """How far 0 is from ∇f + w∂‖x‖₁, at the largest entry."""
+    slope = np.asarray(jax.grad(energy)(jnp.asarray(x)))
+    return np.max(np.where(x == 0, np.maximum(np.abs(slope) - weight, 0), np.abs(slope + weight * np.sign(x))))
+
+
+def test_the_lasso_is_soft_thresholding_for_an_orthogonal_design_and_satisfies_its_conditions_for_any():
+    draw = np.random.default_rng(3)
+    design, _ = np.linalg.qr(draw.normal(size=(40, 12)))
+    outputs = draw.normal(size=40) * 2
+    correlation = design.T @ outputs
+    weight = tw.L1(jnp.asarray(0.5))
+    x = solved(minimise_composite(Quadratic(jnp.eye(12), jnp.asarray(-correlation)), jnp.zeros(12), weight))
+    np.testing.assert_allclose(x, np.sign(correlation) * np.maximum(np.abs(correlation) - 0.5, 0), atol=1e-14)
+    # Strongly correlated columns, condition number 1e8, from a start that is dense.
+    design = draw.normal(size=(40, 12)) @ np.linalg.cholesky(0.05 * np.eye(12) + 0.95).T * np.geomspace(1e-2, 1, 12)
+    energy = Quadratic(jnp.asarray(design.T @ design), jnp.asarray(-design.T @ outputs))
+    x = solved(minimise_composite(energy, jnp.ones(12), weight))
+    assert 0 < np.sum(x == 0) < 12
+    assert lasso_violation(energy, 0.5, x) < 1e-8
+
+
+def test_a_logistic_lasso_satisfies_its_conditions_matrix_free():
+    draw = np.random.default_rng(4)
+    inputs = draw.normal(size=(80, 12))
+    labels = np.sign(inputs[:, 0] - 2 * inputs[:, 1] + 0.5 * draw.normal(size=80))
+    energy = Logistic(jnp.asarray(labels[:, None] * inputs))
+    path = tw.flow(
+        energy + tw.L1(jnp.asarray(0.03)),
+        jnp.zeros(12),
+        geometry=tw.Euclidean(),
+        scheme=tw.ProximalNewton(dense=False),
+        num_steps=30,
+        stop=tw.ResidualBelow(1e-10),
+    )
+    assert path.result == tw.RESULTS.stopped
+    x = np.asarray(path.final.state)
+    assert 0 < np.sum(x == 0) < 12
+    assert lasso_violation(energy, 0.03, x) < 1e-10
+
+
+def test_rosenbrock_with_active_bounds_has_its_known_minimum_and_converges_superlinearly():
+    path = minimise_composite(rosenbrock, jnp.asarray([-1.2, 1.0]), tw.Box(-2.0, jnp.asarray([0.5, 2.0])))
+    np.testing.assert_allclose(solved(path), [0.5, 0.25], atol=1e-12)
+    kind = path.extras["stationary_point"]
+    np.testing.assert_allclose(kind.smallest_curvature, 200.0, rtol=1e-9)  # ∂²f/∂y², along the wall x = ½
+    assert float(kind.gradient_norm) < 1e-8
+    last = np.asarray(path.measurements["residual"])[-3:]
+    assert last[1] < 1e-3 * last[0]
+    assert len(path) < 30
+
+
+@pytest.mark.parametrize(
+    ("constraint", "start"),
+    [
+        pytest.param(tw.L2Ball(1.0), 0.3, id="ball"),
+        pytest.param(tw.Simplex(), 0.25, id="simplex"),
+        pytest.param(tw.Hyperplane(1.0), 0.25, id="hyperplane", marks=pytest.mark.slow),
+        pytest.param(tw.GroupLasso(0.5), 0.3, id="group lasso", marks=pytest.mark.slow),
+    ],
+)
+def test_a_curved_valley_in_each_set_is_solved_as_well_as_by_scipy(constraint, start):
+    path = minimise_composite(rosenbrock, jnp.full(4, start), constraint)
+    x = solved(path)
+    assert float(path.measurements["residual"][-1]) < 1e-8
+    if isinstance(constraint, tw.GroupLasso):
+        fun, rules = lambda z: float(rosenbrock(jnp.asarray(z))) + 0.5 * np.linalg.norm(z), []
+    else:
+        fun = lambda z: float(rosenbrock(jnp.asarray(z)))  # noqa: E731
+        ball = {"type": "ineq", "fun": lambda z: 1 - z @ z}
+        rules = [ball] if isinstance(constraint, tw.L2Ball) else [{"type": "eq", "fun": lambda z: np.sum(z) - 1}]
+    bounds = [(0, None)] * 4 if isinstance(constraint, tw.Simplex) else None
+    peer = scipy.optimize.minimize(
+        fun, np.full(4, start), method="SLSQP", bounds=bounds, constraints=rules, options={"ftol": 1e-12}
+    )
+    # SLSQP with differences is right to about 1e-7; the start is the same, and so is the valley.
+    np.testing.assert_allclose(x, peer.x, atol=1e-4)
+    assert fun(x) <= peer.fun + 1e-9
+
+
+def test_what_ends_at_a_saddle_says_so_and_the_curvature_on_a_sphere_is_the_gap_of_eigenvalues():
+    # −½x² on [−1, 1]²: the first entry begins on the ridge and stays, the second ends at its bound.
+    ridge = Quadratic(-jnp.eye(2), jnp.zeros(2))
+    path = minimise_composite(ridge, jnp.asarray([0.0, 0.3]), tw.Box(-1.0, 1.0))
+    assert path.result == tw.RESULTS.saddle_point
+    np.testing.assert_allclose(path.extras["stationary_point"].smallest_curvature, -1.0, rtol=1e-12)
+    # −½xᵀAx in the unit ball: the leading eigenvector; along the sphere the curvature is λ₁ − λ₂.
+    values, (basis, _) = np.asarray([3.0, 2.2, 1.0]), np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))
+    leading = Quadratic(-jnp.asarray(basis * values @ basis.T), jnp.zeros(3))
+    path = minimise_composite(leading, jnp.asarray([0.3, 0.2, -0.1]), tw.L2Ball(1.0))
+    x = solved(path)
+    np.testing.assert_allclose(np.abs(basis[:, 0] @ x), 1.0, rtol=1e-12)
+    np.testing.assert_allclose(path.extras["stationary_point"].smallest_curvature, 0.8, rtol=1e-6)
+
+
+def test_the_function_is_not_asked_outside_its_domain_and_entries_of_trees_keep_their_places():
+    # √x has no value below zero, log(1 − x) none from one on.
+    def partial(tree):
+        x, y = tree["x"], tree["y"]
+        return jnp.sum(-jnp.sqrt(x) - 0.1 * jnp.log(1 - y) + 2 * x * y) + jnp.sum(x**2)
+
+    start = {"x": jnp.asarray([0.5, 2.0]), "y": jnp.asarray(0.9)}
+    path = minimise_composite(partial, start, tw.Box({"x": 0.01, "y": 0.0}, {"x": 4.0, "y": 0.95}))
+    assert path.result == tw.RESULTS.minimum
+    end = path.final.state
+    # With y at its bound 0: −½x^−½ + 2x = 0.
+    np.testing.assert_allclose(end["x"], 0.25 ** (2 / 3), rtol=1e-9)
+    assert float(end["y"]) == 0
+
+
+def test_forward_backward_steps_follow_the_flow_of_a_function_with_a_corner_to_first_order():
+    # ẋ ∈ −x − w ∂|x|: x(t) = (x₀ + w) e^{−t} − w until it reaches zero, where it stays.
+    energy = Quadratic(jnp.eye(3), jnp.zeros(3)) + tw.L1(jnp.asarray(0.5))
+    start, time = np.asarray([1.0, -2.0, 0.2]), 0.8
+    exact = np.sign(start) * np.maximum((np.abs(start) + 0.5) * np.exp(-time) - 0.5, 0)
+    errors = []
+    for num in (20, 40, 80):
+        path = tw.flow(
+            energy, jnp.asarray(start), geometry=tw.Euclidean(), scheme=tw.ForwardBackward(time / num), final_time=time
+        )
+        errors.append(np.max(np.abs(path.final.state - exact)))
+    assert np.all(np.abs(np.log2(np.divide(errors[:-1], errors[1:])) - 1) < 0.1), errors
+    assert float(path.final.state[2]) == 0
+    # The rate at which F falls is the square of the least subgradient: at rest it is zero, at the corner too.
+    np.testing.assert_allclose(path.dissipation_rates[0], np.sum((np.abs(start) + 0.5) ** 2), rtol=1e-14)
+    assert path.energy_balance().relative_error < 0.03
+
+
+def test_backtracking_forward_backward_steps_find_the_same_lasso():
+    draw = np.random.default_rng(3)
+    design = draw.normal(size=(40, 12))
+    energy = Quadratic(jnp.asarray(design.T @ design), jnp.asarray(-design.T @ draw.normal(size=40)))
+    weight = tw.L1(jnp.asarray(3.0))
+    path = tw.flow(
+        energy + weight,
+        jnp.ones(12),
+        geometry=tw.Euclidean(),
+        scheme=tw.ForwardBackward(tw.Backtracking()),
+        num_steps=2000,
+        stop=tw.ResidualBelow(1e-10),
+    )
+    assert path.result == tw.RESULTS.stopped
+    assert np.all(np.diff(path.energies) <= 1e-13 * np.abs(path.energies[:-1]))
+    np.testing.assert_allclose(path.final.state, solved(minimise_composite(energy, jnp.ones(12), weight)), atol=1e-8)
+
+
+@pytest.mark.slow
+def test_sparse_logistic_regression_with_a_thousand_unknowns_is_solved_from_products():
+    draw = np.random.default_rng(5)
+    inputs = draw.normal(size=(300, 1000))
+    labels = np.sign(inputs[:, :10].sum(axis=1) + 0.1 * draw.normal(size=300))
+    energy = Logistic(jnp.asarray(labels[:, None] * inputs))
+    path = minimise_composite(energy, jnp.zeros(1000), tw.L1(jnp.asarray(0.02)), num_steps=60)
+    assert "matrix-free" in path.stats["curvature"]
+    x = solved(path)
+    assert 5 < np.sum(x != 0) < 150
+    assert lasso_violation(energy, 0.02, x) < 1e-9
+
+
+class _Silent(AbstractProximable):
+    """Not separable, to be added to another one."""
+
+    def __call__(self, state):
+        return jnp.zeros(())
+
+    def prox(self, point, step, metric_diagonal=None):
+        return point
+
+    def least_subgradient(self, point, gradient):
+        return gradient
+
+    def scaled(self, factor):
+        return self
+
+    def check(self, state):
+        return None
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (lambda: tw.Box(1.0, 0.0), "cross"),
+        (lambda: tw.Box(jnp.asarray([0.0, jnp.nan]), 1.0), "NaN"),
+        (lambda: tw.Box(jnp.zeros(2), jnp.zeros(3)), "shapes"),
+        (lambda: tw.Box(jnp.inf), "cross"),
+        (lambda: tw.L1(-0.1), "not negative"),
+        (lambda: tw.L1(jnp.asarray([0.1, jnp.inf])), "finite"),
+        (lambda: tw.ElasticNet(0.1, -1.0), "`ridge`"),
+        (lambda: tw.Simplex(0.0), "positive"),
+        (lambda: tw.L2Ball(-1.0), "positive"),
+        (lambda: tw.Hyperplane(1.0, 0.0), "not zero"),
+        (lambda: tw.GroupLasso(0.1, jnp.asarray([0.5, 1.0])), "integer"),
+        (lambda: tw.L2Ball(1.0).prox(jnp.ones(3), 1.0, jnp.ones(3)), "Euclidean metric only"),
+    ],
+    ids=range(12),
+)
+def test_parameters_that_make_no_sense_are_refused_when_they_are_given(make, complaint):
+    with pytest.raises((ValueError, tw.UnsupportedCombination), match=complaint):
+        make()
+
+
+def _why(energy, state=None, scheme=None, geometry=None):
+    return tw.why_unsupported(
+        energy,
+        jnp.full(3, 0.5) if state is None else state,
+        geometry=tw.Euclidean() if geometry is None else geometry,
+        scheme=tw.ProximalNewton() if scheme is None else scheme,
+    )
+
+
+def _square(x):
+    return jnp.sum(x**2)
+
+
+@pytest.mark.parametrize(
+    ("why", "complaint"),
+    [
+        (lambda: _why(_square + tw.L1(jnp.ones(2))), "shapes"),
+        (lambda: _why(_square + tw.Box(0, 1) + tw.Box(2, 3)), "cross"),
+        (lambda: _why(_square + tw.Box(1, 2)), "does not satisfy"),
+        (lambda: _why(tw.as_energy(_square) - tw.L1(1.0)), "positive factor"),
+        (lambda: _why(_square + tw.L1(1.0) + _Silent()), "no joint proximal map"),
+        (lambda: _why(_square + tw.L1(1.0), geometry=tw.MaxNorm()), "Euclidean geometry"),
+        (lambda: _why(_square + tw.GroupLasso(1.0, LABELS)), "one label"),
+        (lambda: _why(_square + tw.L1(1.0), scheme=tw.Explicit(0.1)), "ProximalNewton"),
+        (lambda: _why(_square + tw.Box(0, 1), scheme=tw.Proximal(0.1)), "ForwardBackward"),
+        (lambda: _why(_square + tw.Box(0, 1), scheme=tw.Continuous(0.1)), "corners or walls"),
+        (lambda: _why(tw.L1(1.0), tw.Particles(jnp.ones((2, 1))), geometry=tw.Wasserstein()), "vectors and pytrees"),
+    ],
+    ids=range(11),
+)
+def test_what_cannot_be_put_together_is_said_before_anything_runs(why, complaint):
+    assert complaint in why()
