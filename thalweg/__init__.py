@@ -119,6 +119,7 @@ if TYPE_CHECKING:
     from thalweg.schemes import LearntDiagonal as LearntDiagonal
     from thalweg.schemes import LinearlyImplicit as LinearlyImplicit
     from thalweg.schemes import LineJKO as LineJKO
+    from thalweg.schemes import MirrorMomentum as MirrorMomentum
     from thalweg.schemes import Momentum as Momentum
     from thalweg.schemes import NesterovDamping as NesterovDamping
     from thalweg.schemes import Newton as Newton
@@ -263,21 +264,21 @@ _PUBLIC = {
     "thalweg.schemes": (
         "Backtracking",
         "ConstantDamping",
-        "DenseSpectrum",
-        "GaussNewton",
-        "Krylov",
-        "LearntDiagonal",
-        "LinearlyImplicit",
-        "SecondOrder",
         "Constrained",
         "Continuous",
+        "DenseSpectrum",
         "Explicit",
         "ExponentialRosenbrock",
         "FiniteVolume",
         "ForwardBackward",
+        "GaussNewton",
         "GradientRestart",
+        "Krylov",
         "Langevin",
+        "LearntDiagonal",
         "LineJKO",
+        "LinearlyImplicit",
+        "MirrorMomentum",
         "Momentum",
         "NesterovDamping",
         "Newton",
@@ -286,6 +287,7 @@ _PUBLIC = {
         "Proximal",
         "ProximalNewton",
         "QuasiNewton",
+        "SecondOrder",
         "SpeedRestart",
         "StepInfo",
     ),

@@ -227,3 +227,51 @@ def test_a_metric_that_changes_with_the_point_is_refused():
     assert why is not None
     assert "same everywhere" in why
     assert len(why.splitlines()) <= 5
+
+
+def test_mirror_momentum_in_the_euclidean_norm_is_nesterovs_equation_of_one_order_more():
+    start = jnp.asarray([1.0, -0.6, 0.3])
+    one = run(tw.MirrorMomentum(0.01), 2.0, valley, start, save_every=200)
+    other = run(tw.Momentum(0.01, tw.NesterovDamping(3.0)), 2.0, valley, start, save_every=200)
+    # Two methods of second order for one equation: off by about α²L = 1e-3.
+    np.testing.assert_allclose(one.final.state, other.final.state, atol=1e-3)
+    half = run(tw.MirrorMomentum(0.005), 2.0, valley, start, save_every=400)
+    quarter = run(tw.MirrorMomentum(0.0025), 2.0, valley, start, save_every=800)
+    errors = [np.max(np.abs(a.final.state - b.final.state)) for a, b in [(one, half), (half, quarter)]]
+    assert abs(np.log2(errors[0] / errors[1]) - 2) < 0.1, errors
+
+
+def test_mirror_momentum_on_the_simplex_keeps_its_bound_and_its_lyapunov_function_falls():
+    # The minimum lies on an edge, where the Bregman divergence from the start is finite.
+    matrix = jnp.asarray(np.random.default_rng(0).normal(size=(6, 5)))
+    best, start = jnp.asarray([0.7, 0.3, 0.0, 0.0, 0.0]), jnp.full(5, 0.2)
+    energy = as_energy(lambda x: 0.5 * jnp.sum((matrix @ (x - best)) ** 2))
+    geometry, scheme = tw.Bregman(tw.SimplexEntropy()), tw.MirrorMomentum(0.1)
+    divergence = lambda z: jnp.sum(best[:2] * jnp.log(best[:2] / z[:2]))  # noqa: E731
+
+    def step(carry, _):
+        x, memory = carry
+        x, memory, info = scheme.step(energy, geometry, x, memory, None)
+        total = memory.age**2 / 2 * energy(x) + 2 * divergence(memory.leader)
+        return (x, memory), (x, total, energy(x), info.dissipated)
+
+    begin = (start, scheme.init(energy, geometry, start, None))
+    _, (points, totals, energies, dissipated) = jax.jit(lambda b: jax.lax.scan(step, b, None, length=1000))(begin)
+    times, bound = 0.1 * np.arange(1, 1001), float(divergence(start))
+    assert np.all(np.asarray(energies) <= 4 * bound / times**2)
+    # In discrete time it may rise by O(α³t) a step; here by less than a thousandth of itself.
+    assert np.max(np.diff(np.concatenate([[2 * bound], totals]))) < 1e-3 * 2 * bound
+    assert float(totals[-1]) < 0.5 * 2 * bound
+    assert float(jnp.min(points)) > 0
+    np.testing.assert_allclose(jnp.sum(points, axis=1), 1, rtol=1e-12)
+    # The energy itself rises at times, and the balance says by how much (exactly, for a quadratic).
+    assert float(jnp.min(dissipated)) < 0
+    np.testing.assert_allclose(energy(start) - energies[-1], jnp.sum(dissipated), rtol=1e-10)
+
+
+def test_mirror_momentum_is_refused_where_there_is_no_mirror():
+    why = tw.why_unsupported(quadratic, START, geometry=tw.MaxNorm(), scheme=tw.MirrorMomentum(0.1))
+    assert why is not None
+    assert "Bregman" in why
+    with pytest.raises(ValueError, match="`order` of `MirrorMomentum`"):
+        tw.MirrorMomentum(0.1, order=-1.0)

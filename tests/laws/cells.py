@@ -204,6 +204,7 @@ def schemes() -> dict[str, Any]:
         "proximal newton": tw.ProximalNewton(),
         "momentum": tw.Momentum(0.02, restart=tw.SpeedRestart()),
         "heavy ball": tw.Momentum(0.02, tw.ConstantDamping(1.0), tw.GradientRestart()),
+        "mirror momentum": tw.MirrorMomentum(0.02),
         "explicit with a transform": tw.Explicit(1e-4, transform=optax.trace(0.5)),
     }
 
@@ -233,6 +234,7 @@ VARIANTS = {
     # These meet few, as what they add to `Explicit` is the same everywhere.
     "momentum": [("vector", "p norm"), ("weighted particles", "wasserstein")],
     "heavy ball": [("matrix", "p norm")],
+    "mirror momentum": [("probabilities", "bregman")],
     "explicit with a transform": [("vector", "euclidean")],
     # On smooth energies they are the explicit step and Newton's; `tests/exact/test_proximable.py` has the rest.
     "forward backward": [("vector", "euclidean")],

@@ -108,6 +108,7 @@ def representatives(dim: int = 1) -> dict[str, dict[str, Any]]:
             "Continuous": tw.Continuous(0.1),
             "Langevin": tw.Langevin(0.1),
             "Momentum": tw.Momentum(0.1),
+            "MirrorMomentum": tw.MirrorMomentum(0.1),
         },
     }
 

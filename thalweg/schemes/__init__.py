@@ -16,6 +16,7 @@ from thalweg.schemes._linearly_implicit import DenseSpectrum as DenseSpectrum
 from thalweg.schemes._linearly_implicit import Krylov as Krylov
 from thalweg.schemes._linearly_implicit import LearntDiagonal as LearntDiagonal
 from thalweg.schemes._linearly_implicit import LinearlyImplicit as LinearlyImplicit
+from thalweg.schemes._mirror_momentum import MirrorMomentum as MirrorMomentum
 from thalweg.schemes._momentum import ConstantDamping as ConstantDamping
 from thalweg.schemes._momentum import GradientRestart as GradientRestart
 from thalweg.schemes._momentum import Momentum as Momentum
