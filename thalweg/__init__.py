@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from thalweg.energies import FDivergence as FDivergence
     from thalweg.energies import Functional as Functional
     from thalweg.energies import GroupLasso as GroupLasso
+    from thalweg.energies import HalfDeviance as HalfDeviance
     from thalweg.energies import Hyperplane as Hyperplane
     from thalweg.energies import IntegralFunctional as IntegralFunctional
     from thalweg.energies import InteractionEnergy as InteractionEnergy
@@ -65,7 +66,11 @@ if TYPE_CHECKING:
     from thalweg.geometries import BurgEntropy as BurgEntropy
     from thalweg.geometries import Euclidean as Euclidean
     from thalweg.geometries import EuclideanProduct as EuclideanProduct
+    from thalweg.geometries import DenseFisher as DenseFisher
+    from thalweg.geometries import EmpiricalFisher as EmpiricalFisher
     from thalweg.geometries import FisherRao as FisherRao
+    from thalweg.geometries import KernelFisher as KernelFisher
+    from thalweg.geometries import MatrixFreeFisher as MatrixFreeFisher
     from thalweg.geometries import FrobeniusNorm as FrobeniusNorm
     from thalweg.geometries import GroupNorm as GroupNorm
     from thalweg.geometries import Hessian as Hessian
@@ -196,6 +201,7 @@ _PUBLIC = {
         "GroupLasso",
         "Hyperplane",
         "IntegralFunctional",
+        "HalfDeviance",
         "InteractionEnergy",
         "InternalEnergy",
         "KL",
@@ -215,7 +221,11 @@ _PUBLIC = {
         "BurgEntropy",
         "Euclidean",
         "EuclideanProduct",
+        "DenseFisher",
+        "EmpiricalFisher",
         "FisherRao",
+        "KernelFisher",
+        "MatrixFreeFisher",
         "FrobeniusNorm",
         "GroupNorm",
         "Hessian",

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from thalweg import _tree
 from thalweg._path import FlowState
@@ -23,10 +24,11 @@ def begin(
     state = jax.tree.map(_strong, state)
     init_key = None if key is None else jax.random.fold_in(key, 2**31 - 1)
     memory = jax.tree.map(_strong, scheme.init(energy, geometry, state, init_key))
-    zero = jnp.zeros((), dtype)
     _, _, info = shapes_of(_step, scheme, energy, geometry, state, memory, init_key)
-    stats = {name: jnp.zeros(value.shape, value.dtype) for name, value in info.stats.items()}
-    return FlowState(state, memory, zero, zero, jnp.asarray(0, jnp.int32), zero, zero, stats)
+    stats = {name: np.zeros(value.shape, value.dtype) for name, value in info.stats.items()}
+    # All at once: a device is told of each array it is given by itself.
+    zero, count, stats = jax.device_put((np.zeros((), dtype), np.zeros((), np.int32), stats))
+    return FlowState(state, memory, zero, zero, count, zero, zero, stats)
 
 
 def advance(
@@ -74,7 +76,9 @@ def _step(scheme: AbstractScheme, *args: Any) -> Any:
 
 
 def _strong(leaf: Any) -> Any:
-    return jax.lax.convert_element_type(leaf, leaf.dtype) if _is_number(leaf) else leaf
+    if not _is_number(leaf) or not leaf.weak_type:
+        return leaf
+    return jax.lax.convert_element_type(leaf, leaf.dtype)
 
 
 def _is_number(leaf: Any) -> bool:

@@ -4,6 +4,7 @@ A chunk is one compiled loop with a dynamic count and a fixed buffer of saves, s
 chunk ends changes no number: every step is the same compiled code, whichever chunk it falls in.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -50,6 +51,8 @@ def run_chunk(problem: Problem, flow_state: FlowState, chunk_steps: int) -> tupl
     count = int(num_saved)
     # A copy, so that the piece does not hold on to the whole buffer.
     saves = jax.tree.map(lambda leaf: np.asarray(leaf)[:count].copy(), buffers)
+    # On the host, where it is asked many times.
+    result = jax.tree.map(np.asarray, result)
     return eqx.combine(arrays, static), result, _unpack(saves)
 
 
@@ -167,3 +170,21 @@ def _cut_short(problem: Problem, time: Any) -> Any:
         return jnp.asarray(True)
     changed = [jnp.any(a != jnp.asarray(b, a.dtype)) for a, b in zip(*leaves, strict=True) if eqx.is_array(a)]
     return jnp.any(jnp.stack(changed)) if changed else jnp.asarray(False)
+
+
+# How many steps filled a chunk of the problems met last: a second run need not find out again.
+_paces: OrderedDict[Any, int] = OrderedDict()
+
+
+def pace_of(name: Any) -> int:
+    """How many steps to begin with, for a problem known by its structure (`None`: unknown)."""
+    return 1 if name is None else _paces.get(name, 1)
+
+
+def remember_pace(name: Any, chunk_steps: int) -> None:
+    """Keep the pace of a problem for its next run."""
+    if name is not None:
+        _paces[name] = chunk_steps
+        _paces.move_to_end(name)
+        while len(_paces) > 256:
+            _paces.popitem(last=False)

@@ -15,14 +15,23 @@ import numpy as np
 from thalweg import _tree
 from thalweg._advance import begin
 from thalweg._check import check_combination, check_key
-from thalweg._chunks import Problem, is_cut_short, is_finished, record_once, run_chunk, save_shapes
+from thalweg._chunks import (
+    Problem,
+    is_cut_short,
+    is_finished,
+    pace_of,
+    record_once,
+    remember_pace,
+    run_chunk,
+    save_shapes,
+)
 from thalweg._errors import CheckpointError, FlowError, FlowInterrupted
 from thalweg._fingerprint import fingerprint
 from thalweg._interrupt import Interruptions
 from thalweg._measure import record, records_energy
 from thalweg._path import FlowState, Path, concatenate
 from thalweg._result import RESULTS, ended_well
-from thalweg._shapes import shapes_of
+from thalweg._shapes import shapes_of, structure_of
 from thalweg._types import PRNGKey, State
 from thalweg.energies import as_energy
 from thalweg.geometries import AbstractGeometry
@@ -214,7 +223,8 @@ def iterate(
             yield piece(saves, RESULTS.successful)
 
         nothing = jax.tree.map(lambda leaf: leaf[:0], earlier[-1])
-        result, chunk_steps, compiled, interruptions = RESULTS.successful, 1, False, Interruptions()
+        problem_name = structure_of(run_chunk, (problem, flow_state))
+        result, chunk_steps, compiled, interruptions = RESULTS.successful, pace_of(problem_name), False, Interruptions()
         while result == RESULTS.successful and not is_finished(problem, flow_state):
             with interruptions:
                 if until is None and is_cut_short(problem, flow_state):
@@ -247,6 +257,7 @@ def iterate(
                     result = RESULTS.interrupted
             if len(saves[0]) or over:
                 yield piece(saves, result)
+        remember_pace(problem_name, chunk_steps)
     finally:
         if checkpoint is not None:
             checkpoint.close()

@@ -21,7 +21,7 @@ def shapes_of(fn: Callable[..., Any], *args: Any) -> Any:
     `fn` must be a function of a module, not one made for the call, or nothing is gained. What raises is not
     remembered.
     """
-    key = _key(fn, args)
+    key = structure_of(fn, args)
     if key is None:
         return eqx.filter_eval_shape(fn, *args)
     if key in _known:
@@ -34,7 +34,10 @@ def shapes_of(fn: Callable[..., Any], *args: Any) -> Any:
     return shapes
 
 
-def _key(fn: Callable[..., Any], args: Any) -> Any:
+def structure_of(fn: Callable[..., Any], args: Any) -> Any:
+    """What a compiled call of the function would be known by: shapes, dtypes and what is not an array. `None` where
+    something cannot be hashed or is being traced.
+    """
     leaves, structure = jax.tree.flatten(args)
     if any(_tree.is_traced(leaf) for leaf in leaves):
         return None

@@ -15,6 +15,7 @@ from thalweg.energies._divergence import KL as KL
 from thalweg.energies._divergence import FDivergence as FDivergence
 from thalweg.energies._functional import Functional as Functional
 from thalweg.energies._interaction import InteractionEnergy as InteractionEnergy
+from thalweg.energies._likelihood import HalfDeviance as HalfDeviance
 from thalweg.energies._likelihood import NegativeLogLikelihood as NegativeLogLikelihood
 from thalweg.energies._local import Entropy as Entropy
 from thalweg.energies._local import InternalEnergy as InternalEnergy

@@ -1,16 +1,19 @@
-"""fit(): a model fitted by natural gradient, a few lines over flow."""
+"""fit(): a model fitted by natural gradient with learnt damping, a few lines over flow."""
 
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
+
+from thalweg import _tree
 from thalweg._flow import flow
-from thalweg._measure import Stationary
+from thalweg._measure import ModelDecrease
 from thalweg._path import Path
 from thalweg._types import PyTree
-from thalweg.energies import NegativeLogLikelihood
+from thalweg.energies import HalfDeviance
 from thalweg.geometries import FisherRao
 from thalweg.likelihoods import AbstractFamily, Normal, Regression
-from thalweg.schemes import Backtracking, Explicit
+from thalweg.schemes import GaussNewton, LearntDiagonal, LinearlyImplicit
 from thalweg.states import Parametric
 
 
@@ -21,26 +24,42 @@ def fit(
     params: PyTree,
     *,
     likelihood: AbstractFamily | None = None,
-    tolerance: float = 1e-10,
-    num_steps: int = 200,
+    tolerance: float | None = None,
+    num_steps: int = 1000,
 ) -> Path:
-    r"""Fit `model(params, inputs) -> outputs` by natural gradient with backtracking (Gauss–Newton for a normal
-    likelihood).
+    r"""Fit `model(params, inputs) -> outputs` by damped natural gradient, $\theta^+ = \theta - (F +
+    G/\alpha)^{-1}\nabla L$ with the Fisher matrix F: for a normal likelihood Levenberg and Marquardt's method with
+    geodesic acceleration.
+
+    The damping follows from the ratio of actual to predicted decrease, in a diagonal metric G learnt on the way; the
+    misfit never rises.
 
     **Arguments:** `model`, `inputs`, `outputs`; `params`: where to begin, a pytree; `likelihood`: of one output
-    (`None`: `tw.likelihoods.Normal()`); `tolerance`: stop when the natural gradient's norm $\|\xi\|_*$ (in units of
-    standard deviations of the fit) is below it; `num_steps`: the most steps taken.
+    (`None`: `tw.likelihoods.Normal()`); `tolerance`: stop when the decrease of the misfit that the linearised model
+    still promises is below `tolerance`·misfit (`None`: the rounding unit of the dtype); `num_steps`: the most steps
+    taken.
 
-    **Returns:** a [`thalweg.Path`][]; `path.final.state.params` has the user's structure, and `path.result` says
-    whether the tolerance was reached.
+    **Returns:** a [`thalweg.Path`][] whose energies are the misfit, half the deviance ([`thalweg.HalfDeviance`][]);
+    `path.final.state.params` has the user's structure. `path.result` is `tw.RESULTS.stopped` where the tolerance was
+    reached (a stationary point of the misfit: [`thalweg.stationary_point`][] tells which kind), `successful` where
+    `num_steps` were taken before that.
+
+    **Raises:** `ValueError` if an observation does not fit the likelihood.
+
+    **Source:** Su (2023), the section on natural gradient; Transtrum, Sethna (arXiv:1201.5885, 2012).
     """
     family = Regression(model, inputs, Normal() if likelihood is None else likelihood)
+    state = Parametric(params, family)
+    family.check(params, outputs)
+    if tolerance is None:
+        tolerance = float(jnp.finfo(_tree.dtype_of(params)).eps)
     return flow(
-        NegativeLogLikelihood(outputs),
-        Parametric(params, family),
+        HalfDeviance(outputs),
+        state,
         geometry=FisherRao(),
-        scheme=Explicit(Backtracking()),
+        scheme=LinearlyImplicit(curvature=GaussNewton(), scale=LearntDiagonal()),
         num_steps=num_steps,
-        stop=Stationary(tolerance),
+        save_every=max(1, num_steps // 100),
+        stop=ModelDecrease(tolerance),
         throw=False,
     )

@@ -14,11 +14,20 @@ from thalweg._types import Array, Count, Flag, PRNGKey, Scalar, ScalarLike, Stat
 from thalweg.energies import AbstractEnergy
 from thalweg.geometries import AbstractGeometry, AbstractMetric
 from thalweg.schemes._base import AbstractScheme, StepInfo, check_positive, limited_step_size
-from thalweg.schemes._curvature import AbstractCurvature, Scale, SecondOrder, over_chart
+from thalweg.schemes._curvature import (
+    AbstractCurvature,
+    FactoredModel,
+    Scale,
+    SecondOrder,
+    Spectrum,
+    over_chart,
+)
 from thalweg.schemes._trust_region import BallStep, minimise_in_ball, multiplier_floor
 from thalweg.states import admissibility, moving
 
 _MAX_TRIALS = 60
+# After so many steps without a visible decrease the energy will not fall any more.
+_STALLED = 8
 # Beyond this many unknowns a decomposition of the Hessian costs more than many products with it.
 _LARGEST_DENSE = 300
 
@@ -52,11 +61,14 @@ class Krylov(eqx.Module):
 
 
 class Memory(eqx.Module):
-    """What the scheme remembers: the radius of trust, the learnt diagonal, and where it began."""
+    """What the scheme remembers: the radius of trust, the learnt diagonal, the energy where it began, and for how many
+    steps the energy has not visibly fallen.
+    """
 
     radius: Scalar
     diagonal: Array
     first_value: Scalar
+    stalled: Count
 
 
 class LinearlyImplicit(AbstractScheme):
@@ -88,8 +100,8 @@ class LinearlyImplicit(AbstractScheme):
 
     def init(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State, key: PRNGKey | None) -> Any:
         flat, _ = ravel_pytree(moving(state))
-        value = jnp.asarray(energy(state), flat.dtype)
-        return Memory(jnp.asarray(jnp.inf, flat.dtype), jnp.zeros_like(flat), value)
+        unknown = jnp.asarray(jnp.inf, flat.dtype)
+        return Memory(unknown, jnp.zeros_like(flat), unknown, jnp.asarray(0, jnp.int32))
 
     def step(
         self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State, memory: Memory, key: PRNGKey | None
@@ -111,7 +123,9 @@ class LinearlyImplicit(AbstractScheme):
 
         def candidate(radius: Scalar) -> _Trial:
             ball = minimise_in_ball(values, slopes, radius, least)
-            displacement = scale.divide_transposed(spectrum.basis @ ball.coefficients)
+            along_model = scale.divide_transposed(spectrum.basis @ ball.coefficients)
+            correction, straight = _correction(model, scale, spectrum, ball, along_model)
+            displacement = along_model + correction
             moved = metric.chart(unravel(displacement))  # type: ignore[misc]
             after = jnp.asarray(energy(moved), dtype)
             ratio = (value - after) / ball.decrease
@@ -124,8 +138,9 @@ class LinearlyImplicit(AbstractScheme):
             rounding = 64 * eps * jnp.abs(value)
             ratio = jnp.where(noisy & (after <= value + rounding), by_slopes, ratio)
             fine = jnp.isfinite(after) & (admissibility(moved) == RESULTS.successful) & _all_finite(displacement)
-            good = fine & (ratio > 1e-4) & (after <= value + rounding)
-            return _Trial(radius, ball, displacement, jnp.where(fine, ratio, -jnp.inf), good)
+            good = fine & straight & (ratio > 1e-4) & (after <= value + rounding)
+            ratio = jnp.where(straight, ratio, jnp.minimum(ratio, 0))
+            return _Trial(radius, ball, displacement, jnp.where(fine, ratio, -jnp.inf), after, good)
 
         def attempt(carry: tuple[_Trial, Count]) -> tuple[_Trial, Count]:
             earlier, count = carry
@@ -134,7 +149,8 @@ class LinearlyImplicit(AbstractScheme):
             return candidate(jnp.where(count == 0, first, cut)), count + 1
 
         first = jnp.where(jnp.isfinite(memory.radius), memory.radius, _first_radius(values, slopes))
-        at_rest = jnp.all(slopes == 0) & (jnp.min(values) >= 0)
+        negligible = 100 * flat.size * multiplier_floor(values)
+        at_rest = jnp.all(slopes == 0) & (jnp.min(values) >= -negligible)
         nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(candidate, first))
         trial, count = jax.lax.while_loop(
             lambda carry: ~carry[0].good & (carry[1] < _MAX_TRIALS) & ((carry[1] == 0) | ~at_rest),
@@ -145,23 +161,32 @@ class LinearlyImplicit(AbstractScheme):
         radius = jnp.where(trial.ratio < 0.25, 0.25 * size, trial.radius)
         radius = jnp.where(trial.ratio > 0.75, jnp.maximum(radius, 2 * size), radius)
         moved = metric.chart(unravel(trial.displacement))  # type: ignore[misc]
+        first_value = jnp.where(jnp.isfinite(memory.first_value), memory.first_value, value)
+        decrement = _decrement(values, slopes)
+        reference = jnp.maximum(jnp.abs(value), eps * (first_value - value))
+        relative = jnp.where(decrement > 0, decrement / reference, 0).astype(dtype)
+        # Where no step helps and none was to be expected, to rounding, this is the end and not a failure.
+        at_rest = at_rest | (~trial.good & (relative <= jnp.sqrt(eps)))
         moved = _tree.where(at_rest, state, moved)
+        lowered = trial.good & (value - trial.after > 4 * eps * jnp.abs(value))
+        stalled = jnp.where(lowered, 0, memory.stalled + jnp.where(at_rest, _STALLED, 1))
 
         result = RESULTS.where(trial.good | at_rest, RESULTS.successful, RESULTS.step_size_underflow)
         result = RESULTS.where(jnp.isfinite(value), result, RESULTS.non_finite)
-        decrement = _decrement(values, slopes)
-        reference = jnp.maximum(jnp.abs(value), eps * (memory.first_value - value))
         stats = {
             "trials": count,
             "lowest_curvature": jnp.min(values),
             "largest_curvature": jnp.max(jnp.abs(values)),
             "ratio": trial.ratio,
-            "relative_decrement": jnp.where(decrement > 0, decrement / reference, 0).astype(dtype),
+            "relative_decrement": relative,
+            "has_stalled": stalled >= _STALLED,
         }
-        distance = size**2
-        alpha = 1 / trial.ball.multiplier
+        distance = jnp.where(at_rest, 0, size**2)
+        alpha = 1 / jnp.where(
+            trial.ball.multiplier > 0, trial.ball.multiplier, jnp.maximum(multiplier_floor(values), least)
+        )
         info = StepInfo(alpha, distance, distance / alpha, result, stats)
-        return moved, Memory(radius, diagonal, memory.first_value), info
+        return moved, Memory(radius, diagonal, first_value, stalled), info
 
     def _scale(self, metric: AbstractMetric, model: Any, memory: Memory) -> tuple[Scale, Array]:
         if self.scale is None:
@@ -203,7 +228,20 @@ class _Trial(eqx.Module):
     ball: BallStep
     displacement: Array
     ratio: Scalar
+    after: Scalar
     good: Flag
+
+
+def _correction(
+    model: Any, scale: Scale, spectrum: Spectrum, ball: BallStep, displacement: Array
+) -> tuple[Array, Flag]:
+    """What the model's second derivative along the step adds to it, and whether that is little enough."""
+    if not isinstance(model, FactoredModel) or model.bend is None:
+        return jnp.zeros_like(displacement), jnp.asarray(True)
+    turned = spectrum.basis.T @ scale.divide(model.bend(displacement))
+    added = -0.5 * turned / (spectrum.values + ball.multiplier)
+    straight = 2 * jnp.linalg.norm(added) <= model.largest_bend * jnp.linalg.norm(ball.coefficients)
+    return scale.divide_transposed(spectrum.basis @ added), straight
 
 
 def _all_finite(array: Array) -> Flag:

@@ -2,9 +2,9 @@ r"""The minimiser of a quadratic model in a ball, from the spectrum of its Hessi
 
 In the eigenbasis of the Hessian (relative to the metric) the model is $\sum_i c_i u_i + \tfrac12\lambda_i u_i^2$,
 and its minimiser in $\|u\| \le R$ solves $(\lambda_i + \mu) u_i = -c_i$ with one multiplier $\mu \ge \max(0,
--\lambda_1)$: the linearly implicit step with $\alpha = 1/\mu$. Radius and step size are two names for one number, and the first is the
-better one to adapt: it stays of the order of the distance over which the model can be trusted, while $\alpha$ grows
-without bound as the minimum is reached.
+-\lambda_1)$: the linearly implicit step with $\alpha = 1/\mu$. Radius and step size are two names for one number, and
+the first is the better one to adapt: it stays of the order of the distance over which the model can be trusted, while
+$\alpha$ grows without bound as the minimum is reached.
 
 **Source:** Moré, Sorensen, *Computing a trust region step*, SIAM J. Sci. Stat. Comput. 4 (1983); Conn, Gould, Toint,
 *Trust-Region Methods* (2000), chapter 7.
