@@ -19,8 +19,10 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 
-# Every solver gets one thread: the machines on which this runs share their cores, and the problems are small.
-ONE_THREAD = {
+# What a worker starts with. Every solver gets one thread: the machines on which this runs share their cores, and the
+# problems are small.
+WORKER_ENVIRONMENT = {
+    "JAX_ENABLE_X64": "1",
     "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -99,9 +101,6 @@ def environment() -> dict[str, str]:
 
 def _serve(connection: Any, module: str) -> None:
     warnings.simplefilter("ignore")
-    import jax
-
-    jax.config.update("jax_enable_x64", True)
     measure = importlib.import_module(module).measure
     connection.send(("ready", None))
     while (task := connection.recv()) is not None:
@@ -121,13 +120,18 @@ class Worker:
     def __init__(self, module: str, limits: Limits | None = None):
         self.module, self.limits = module, limits or Limits()
         self.process: Any = None
-        os.environ.update(ONE_THREAD)
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, self.module), daemon=True)
-        self.process.start()
+        before = dict(os.environ)
+        os.environ.update(WORKER_ENVIRONMENT)
+        try:
+            self.process.start()
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
         # A worker that dies closes its end only if nobody here holds a copy of it.
         theirs.close()
         self.connection.recv()
