@@ -20,7 +20,11 @@ from thalweg.geometries.bregman import LogDeterminant as LogDeterminant
 from thalweg.geometries.bregman import OrthantEntropy as OrthantEntropy
 from thalweg.geometries.bregman import SimplexEntropy as SimplexEntropy
 from thalweg.geometries.bregman import SquaredPNorm as SquaredPNorm
+from thalweg.geometries.fisher_rao import DenseFisher as DenseFisher
+from thalweg.geometries.fisher_rao import EmpiricalFisher as EmpiricalFisher
 from thalweg.geometries.fisher_rao import FisherRao as FisherRao
+from thalweg.geometries.fisher_rao import KernelFisher as KernelFisher
+from thalweg.geometries.fisher_rao import MatrixFreeFisher as MatrixFreeFisher
 from thalweg.geometries.norms import AbstractNorm as AbstractNorm
 from thalweg.geometries.norms import AbstractPolar as AbstractPolar
 from thalweg.geometries.norms import Euclidean as Euclidean

@@ -3,6 +3,11 @@
 from thalweg.likelihoods._angles import VonMises as VonMises
 from thalweg.likelihoods._base import AbstractFamily as AbstractFamily
 from thalweg.likelihoods._base import AbstractIndependent as AbstractIndependent
+from thalweg.likelihoods._base import AbstractRowwise as AbstractRowwise
+from thalweg.likelihoods._base import FactorRows as FactorRows
+from thalweg.likelihoods._base import factor_rows as factor_rows
+from thalweg.likelihoods._base import fisher_square_root as fisher_square_root
+from thalweg.likelihoods._base import hessian_of_divergence as hessian_of_divergence
 from thalweg.likelihoods._counts import Bernoulli as Bernoulli
 from thalweg.likelihoods._counts import Binomial as Binomial
 from thalweg.likelihoods._counts import Categorical as Categorical
@@ -21,3 +26,4 @@ from thalweg.likelihoods._positive import Exponential as Exponential
 from thalweg.likelihoods._positive import Gamma as Gamma
 from thalweg.likelihoods._regression import Product as Product
 from thalweg.likelihoods._regression import Regression as Regression
+from thalweg.likelihoods._rows import rows_are_independent as rows_are_independent

@@ -11,7 +11,7 @@ ever needed. The tests hold every such root to the definition.
 
 import abc
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -58,8 +58,8 @@ class AbstractFamily(eqx.Module):
         family has no `whiten`.
 
         For a [`thalweg.likelihoods.Regression`][] $m$ is the count of numbers that its model returns (of a categorical
-        with K classes, K for each observation), in no promised order. Where each row of the outputs provably depends
-        on its own row of the inputs alone, the cost is that of one pass over the batch for each output *of a row*;
+        with K classes, K for each observation), observation by observation. Where each row of the outputs provably
+        depends on its own row of the inputs alone, the cost is one pass over the batch for each output *of a row*;
         else of `min(m, d)` passes over the batch.
         """
         return None if self.whiten is None else _factor(self, params)
@@ -97,14 +97,41 @@ def linear_matrix(forward: Callable[[Array], Array], like: Array) -> Array:
     return jax.vmap(lambda row: backward(row)[0])(jnp.eye(rows, dtype=like.dtype))
 
 
-def _factor(family: AbstractFamily, params: PyTree) -> Array:
-    rows = family.row_whiten(params) if isinstance(family, AbstractRowwise) else None
+class FactorRows(NamedTuple):
+    """The rows of the factor, taken in groups: `block(i)` is the group `i < count`, shape `(each, d)`; `own` says that
+    each group costs a pass over its own observation only.
+    """
+
+    block: Callable[[Array], Array]
+    count: int
+    each: int
+    own: bool
+
+
+def factor_rows(family: AbstractFamily, params: PyTree) -> FactorRows:
+    """The rows of the factor, by observation where these can be taken one by one, else row by row. The order is that of
+    `whiten`.
+    """
     flat, unravel = ravel_pytree(params)
-    if rows is None:
+    one_by_one = family.row_whiten(params) if isinstance(family, AbstractRowwise) else None
+    if one_by_one is None:
+        forward = lambda tangent: family.whiten(params, unravel(tangent))  # type: ignore[misc]  # noqa: E731
+        count = jax.eval_shape(forward, flat).shape[0]
+        backward = jax.linear_transpose(forward, flat)
+        unit = lambda i: (jnp.arange(count) == i).astype(flat.dtype)  # noqa: E731
+        return FactorRows(lambda i: backward(unit(i))[0][None], count, 1, False)
+    one_row, count = one_by_one
+    each = jax.eval_shape(lambda t: one_row(jnp.asarray(0), unravel(t)), flat).shape[0]
+    block = lambda i: linear_matrix(lambda tangent: one_row(i, unravel(tangent)), flat)  # noqa: E731
+    return FactorRows(block, count, each, True)
+
+
+def _factor(family: AbstractFamily, params: PyTree) -> Array:
+    flat, unravel = ravel_pytree(params)
+    rows = factor_rows(family, params)
+    if not rows.own:
         return linear_matrix(lambda tangent: family.whiten(params, unravel(tangent)), flat)  # type: ignore[misc]
-    one_row, count = rows
-    block = jax.vmap(lambda i: linear_matrix(lambda tangent: one_row(i, unravel(tangent)), flat))(jnp.arange(count))
-    return block.reshape(-1, flat.size)
+    return jax.vmap(rows.block)(jnp.arange(rows.count)).reshape(-1, flat.size)
 
 
 class AbstractRowwise(AbstractFamily):
@@ -161,7 +188,10 @@ class AbstractIndependent(AbstractFamily):
         return _tree.all_finite(params)
 
     def whiten(self, params: PyTree, tangent: PyTree) -> Array:
-        return jnp.concatenate([jnp.ravel(part) for part in self.root(params, tangent)])
+        # Observation by observation along the first axis, so that rows taken one by one come in the same order.
+        batch = self.batch_shape(params)
+        first = batch[0] if batch else 1
+        return jnp.ravel(jnp.concatenate([part.reshape(first, -1) for part in self.root(params, tangent)], 1))
 
     def check(self, params: PyTree, outputs: PyTree) -> None:
         """Raise `ValueError` if observations have the wrong shape, or one lies outside the support."""

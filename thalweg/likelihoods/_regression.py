@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from thalweg import _tree
 from thalweg._types import Array, PyTree, Scalar
-from thalweg.likelihoods._base import AbstractFamily, AbstractRowwise
+from thalweg.likelihoods._base import AbstractFamily, AbstractIndependent, AbstractRowwise
 from thalweg.likelihoods._rows import rows_are_independent
 
 
@@ -48,6 +48,9 @@ class Regression(AbstractRowwise):
         count = rows_are_independent(self.model, params, self.inputs)
         arrays = [leaf for leaf in jax.tree.leaves(self.likelihood) if hasattr(leaf, "shape") and len(leaf.shape) > 0]
         if count is None or any(leaf.shape[0] != count for leaf in arrays):
+            return None
+        if not isinstance(self.likelihood, AbstractIndependent):
+            # Others may order their factor differently.
             return None
 
         def one_row(i: Array, tangent: PyTree) -> Array:
