@@ -64,21 +64,32 @@ class NotStored:
 
 @functools.cache
 def known_classes() -> dict[str, type]:
-    """The classes that can be saved and loaded, by name."""
+    """The classes that can be saved and loaded, by name; where two modules use one name (the boundary condition and the
+    family of Dirichlet), by the module's and theirs.
+    """
 
     def below(cls: type) -> Iterator[type]:
         for child in cls.__subclasses__():
             yield child
             yield from below(child)
 
-    found: dict[str, type] = {cls.__name__: cls for cls in _FROZEN}
+    found: dict[str, list[type]] = {cls.__name__: [cls] for cls in _FROZEN}
     for cls in below(eqx.Module):
         if not cls.__module__.startswith("thalweg.") or cls.__name__.startswith("_"):
             continue
         # Equinox makes a passing subclass of each class while it is initialised: only the one that has a name counts.
         if getattr(sys.modules.get(cls.__module__), cls.__name__, None) is cls:
-            found[cls.__name__] = cls
-    return found
+            found.setdefault(cls.__name__, []).append(cls)
+    names = {}
+    for name, classes in found.items():
+        for cls in dict.fromkeys(classes):
+            names[name if len(set(classes)) == 1 else f"{cls.__module__}.{name}"] = cls
+    return names
+
+
+@functools.cache
+def _names_of_classes() -> dict[type, str]:
+    return {cls: name for name, cls in known_classes().items()}
 
 
 def encode(value: Any, arrays: list[np.ndarray], where: str) -> Any:
@@ -98,7 +109,7 @@ def encode(value: Any, arrays: list[np.ndarray], where: str) -> Any:
     if kind is dict:
         pairs = [[encode(k, arrays, where), encode(v, arrays, f"{where}[{k!r}]")] for k, v in value.items()]
         return {"dict": pairs}
-    if known_classes().get(kind.__name__) is kind:
+    if kind in _names_of_classes():
         return _encode_object(value, arrays, where)
     if callable(value):
         return {"named": _name_of(value)}
@@ -133,7 +144,7 @@ def _encode_object(value: Any, arrays: list[np.ndarray], where: str) -> Any:
                 raise
             del arrays[before:]
             fields[field.name] = {"named": _name_of(type(part))}
-    return {"object": type(value).__name__, "fields": fields}
+    return {"object": _names_of_classes()[type(value)], "fields": fields}
 
 
 def decode(node: Any, arrays: list[np.ndarray]) -> Any:
