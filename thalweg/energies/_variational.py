@@ -18,7 +18,7 @@ from thalweg import _tree
 from thalweg._errors import UnsupportedCombination
 from thalweg._types import Array, Scalar, ScalarLike, State
 from thalweg.energies._base import AbstractEnergy
-from thalweg.states import GridFunction
+from thalweg.states import AbstractState, GridFunction
 
 
 class IntegralFunctional(AbstractEnergy):
@@ -54,12 +54,6 @@ class IntegralFunctional(AbstractEnergy):
 
     def densities(self, state: GridFunction) -> tuple[Array, Array, Array]:
         """The quadrature points, their weights, and the integrand at them."""
-        if not isinstance(state, GridFunction):
-            raise UnsupportedCombination(
-                f"`{type(self).__name__}` is an integral of a function and its derivatives and needs a "
-                f"`tw.GridFunction`; got {type(state).__name__}.\n"
-                "Use `tw.Functional(fn)` for a functional of another state."
-            )
         jet = state.jet(_num_derivatives(self.integrand))
         arguments = (jet.points, jet.value, jet.gradient, jet.hessian)[: _num_derivatives(self.integrand) + 2]
         values = jax.vmap(lambda *at: jnp.asarray(self.integrand(*at)))(*arguments)
@@ -71,6 +65,7 @@ class IntegralFunctional(AbstractEnergy):
         return jet.points, jet.weights, values.reshape(jet.weights.shape).astype(jet.weights.dtype)
 
     def __call__(self, state: State) -> Scalar:
+        _require_function(self, state)
         _, weights, values = self.densities(state)
         return jnp.sum(weights * values)
 
@@ -91,6 +86,7 @@ class Action(AbstractEnergy):
     mass: ScalarLike = 1.0
 
     def __call__(self, state: State) -> Scalar:
+        _require_function(self, state)
         return self._functional()(state)
 
     def _functional(self) -> IntegralFunctional:
@@ -98,6 +94,16 @@ class Action(AbstractEnergy):
             return 0.5 * jnp.asarray(self.mass, y.dtype) * velocity**2 - jnp.asarray(self.potential(y)).reshape(())
 
         return IntegralFunctional(lagrangian)
+
+
+def _require_function(energy: AbstractEnergy, state: State) -> None:
+    if not isinstance(state, GridFunction):
+        given = type(state).__name__ if isinstance(state, AbstractState) else "a plain vector or pytree"
+        raise UnsupportedCombination(
+            f"`{type(energy).__name__}` is an integral of a function and its derivatives and needs a "
+            f"`tw.GridFunction`; got {given}.\n"
+            "Use `tw.Functional(fn)` for a functional of another state."
+        )
 
 
 def _num_derivatives(integrand: Callable[..., Any]) -> int:

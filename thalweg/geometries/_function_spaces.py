@@ -23,6 +23,7 @@ from thalweg._first_variation import Cotangent, Velocity
 from thalweg._types import Array, Scalar, ScalarLike, State
 from thalweg.geometries._base import AbstractGeometry, AbstractMetric, unsupported_state
 from thalweg.states import GridFunction, _quartics
+from thalweg.states._grid_function import axis_quadrature
 
 _BLOCK = _quartics.WINDOW
 
@@ -86,7 +87,7 @@ class FunctionMetric(AbstractMetric):
             padded = jnp.pad(values, [pads[axis] if i == axis else (0, 0) for i in range(state.dim)])
             for k in range(1, self.order + 1):
                 found = state.along(padded, axis, k) ** 2
-                gauss = np.tile(_quartics.GAUSS_WEIGHTS * state.grid.spacing[axis], state.grid.shape[axis])
+                gauss = axis_quadrature(state.grid, axis)[1]
                 # Along the other axis the nodes weigh what they weigh in the pairing.
                 other = [_gram(state, i, 0) for i in range(state.dim) if i != axis]
                 weights = gauss if not other else np.outer(gauss, other[0]) if axis == 0 else np.outer(other[0], gauss)

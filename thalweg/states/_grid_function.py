@@ -29,7 +29,7 @@ class Dirichlet(eqx.Module):
 
     def __check_init__(self) -> None:
         value = self.value
-        if callable(value) or not is_concrete(value if eqx.is_array(value) else None):
+        if callable(value) or _tree.is_traced(value) or not eqx.is_array_like(value):
             return
         if not np.all(np.isfinite(np.asarray(value, dtype=float))):
             raise ValueError("The `value` of `Dirichlet` must be finite; it holds NaN or infinity.")
@@ -144,18 +144,17 @@ class GridFunction(AbstractState):
         return values
 
     def along(self, values: Array, axis: int, derivative: int) -> Array:
-        """Values at all nodes of one axis taken to a derivative at its Gauss points, the axis `(3 · cells)` long."""
-        num, periodic = self.grid.shape[axis], self.grid.is_periodic(axis)
-        windows = _quartics.cells(num, periodic)[0]
-        table = _quartics.tables(num, periodic, derivative) / self.grid.spacing[axis] ** derivative
+        """Values at all nodes of one axis taken to a derivative at the quadrature points of that axis."""
+        windows, table = _quartics.tables(self.grid.shape[axis], self.grid.is_periodic(axis), derivative)
+        table = table / self.grid.spacing[axis] ** derivative
         moved = jnp.moveaxis(values, axis, 0)[windows]
-        found = jnp.einsum("mgw,mw...->mg...", jnp.asarray(table, values.dtype), moved)
-        return jnp.moveaxis(found.reshape((-1, *found.shape[2:])), 0, axis)
+        found = jnp.einsum("pw,pw...->p...", jnp.asarray(table, values.dtype), moved)
+        return jnp.moveaxis(found, 0, axis)
 
     def jet(self, num_derivatives: int = 1) -> Jet:
         """The function with its first, or first and second derivatives, at the quadrature points of all cells."""
         values, dtype = self.nodal_values, self.values.dtype
-        axes = [_axis_points(self.grid, axis) for axis in range(self.dim)]
+        axes = [axis_quadrature(self.grid, axis) for axis in range(self.dim)]
         points = np.stack(np.meshgrid(*(x for x, _ in axes), indexing="ij"), axis=-1).reshape(-1, self.dim)
         weights = axes[0][1] if self.dim == 1 else np.outer(axes[0][1], axes[1][1]).reshape(-1)
         place = (jnp.asarray(points, dtype), jnp.asarray(weights, dtype))
@@ -214,10 +213,11 @@ def axis_weights(state: GridFunction, axis: int) -> np.ndarray:
     return weights[state.free[axis]]
 
 
-def _axis_points(grid: Grid, axis: int) -> tuple[np.ndarray, np.ndarray]:
+def axis_quadrature(grid: Grid, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """The quadrature points of one axis and their weights."""
     h = grid.spacing[axis]
-    places = np.arange(grid.shape[axis])[:, None] + _quartics.GAUSS_POINTS
-    return grid.lower[axis] + h * places.reshape(-1), np.tile(h * _quartics.GAUSS_WEIGHTS, grid.shape[axis])
+    where, places, weights = _quartics.quadrature(grid.shape[axis], grid.is_periodic(axis))
+    return grid.lower[axis] + h * (where + places), h * weights
 
 
 def _num_nodes(grid: Grid) -> tuple[int, ...]:

@@ -26,9 +26,8 @@ _NUM_SLOPES, _NUM_BUBBLES, _DEGREE = 3, 2, 4
 _SLOPE = np.array([-1, 9, -45, 0, 45, -9, 1]) / 60
 _BUBBLE = np.array([1, -3, 2, 2, -3, 1]) / 48
 
-# Three Gauss points: exact for the products with second-degree coefficients that the order of the variation needs.
-GAUSS_POINTS = (np.polynomial.legendre.leggauss(3)[0] + 1) / 2
-GAUSS_WEIGHTS = np.polynomial.legendre.leggauss(3)[1] / 2
+# Exact for the products with second-degree coefficients that the order of the variation needs.
+_NUM_GAUSS = 3
 
 
 def basis(t: Array | np.ndarray, derivative: int) -> list[Array | np.ndarray]:
@@ -119,19 +118,41 @@ def cells(num_cells: int, periodic: bool) -> tuple[np.ndarray, np.ndarray]:
 
 
 @functools.cache
-def tables(num_cells: int, periodic: bool, derivative: int) -> np.ndarray:
-    """The matrices that take the values in the windows to a derivative at the Gauss points of each cell of width 1,
-    shape `(num_cells, 3, 8)`.
+def quadrature(num_cells: int, periodic: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    r"""Quadrature points: their cells, their places in the cells (from 0 to 1) and their weights, for cells of width 1.
+
+    Three Gauss points in each cell. In the first and the last one, where integrands such as $1/\sqrt y$ may be
+    singular at the end, six for $\tau$ with $t = \tau^2$, which is exact for the same polynomials and makes a root a
+    polynomial.
     """
-    return np.einsum("bg,mbw->mgw", np.array(basis(GAUSS_POINTS, derivative)), cells(num_cells, periodic)[1])
+    inner, outer = (np.polynomial.legendre.leggauss(k) for k in (_NUM_GAUSS, 2 * _NUM_GAUSS))
+    places, weights = (inner[0] + 1) / 2, inner[1] / 2
+    found = [(np.full(_NUM_GAUSS, m), places, weights) for m in range(num_cells)]
+    if not periodic:
+        root = (outer[0] + 1) / 2
+        graded, share = root**2, root * outer[1]
+        found[0] = (np.full(2 * _NUM_GAUSS, 0), graded, share)
+        found[-1] = (np.full(2 * _NUM_GAUSS, num_cells - 1), 1 - graded[::-1], share[::-1])
+    where, places, weights = (np.concatenate(part) for part in zip(*found, strict=True))
+    return where, places, weights
+
+
+@functools.cache
+def tables(num_cells: int, periodic: bool, derivative: int) -> tuple[np.ndarray, np.ndarray]:
+    """For each quadrature point the nodes of its cell, shape `(num_points, 8)`, and what takes their values to a
+    derivative there, for cells of width 1.
+    """
+    windows, matrices = cells(num_cells, periodic)
+    where, places, _ = quadrature(num_cells, periodic)
+    return windows[where], np.einsum("bp,pbw->pw", np.array(basis(places, derivative)), matrices[where])
 
 
 @functools.cache
 def node_weights(num_cells: int, periodic: bool) -> np.ndarray:
     r"""$\int\varphi_j$ for cells of width 1, for all nodes: 1 inside, and near an end those of the closure."""
-    windows = cells(num_cells, periodic)[0]
+    windows, table = tables(num_cells, periodic, 0)
     weights = np.zeros(num_cells if periodic else num_cells + 1)
-    np.add.at(weights, windows, np.einsum("g,mgw->mw", GAUSS_WEIGHTS, tables(num_cells, periodic, 0)))
+    np.add.at(weights, windows, quadrature(num_cells, periodic)[2][:, None] * table)
     return weights
 
 
@@ -140,8 +161,8 @@ def band(num_cells: int, periodic: bool, derivative: int) -> np.ndarray:
     r"""$\int\varphi_i^{(k)}\varphi_j^{(k)}$ for cells of width 1 by its diagonals: entry `[i, 7 + j - i]` (modulo the
     number of nodes where periodic), shape `(num_nodes, 15)`.
     """
-    windows, table = cells(num_cells, periodic)[0], tables(num_cells, periodic, derivative)
-    local = np.einsum("g,mgv,mgw->mvw", GAUSS_WEIGHTS, table, table)
+    windows, table = tables(num_cells, periodic, derivative)
+    local = quadrature(num_cells, periodic)[2][:, None, None] * table[:, :, None] * table[:, None]
     places = np.arange(WINDOW)
     diagonals = np.broadcast_to(WINDOW - 1 + places[None, None] - places[None, :, None], local.shape)
     rows = np.broadcast_to(windows[:, :, None], local.shape)
