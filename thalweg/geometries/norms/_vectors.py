@@ -212,7 +212,7 @@ class PNorm(AbstractNorm):
     @property
     def is_smooth(self) -> bool:
         # Below 2 the curvature of |v_i|^p is infinite at zero, where every proximal step begins.
-        return is_at_least(self.exponent, 2)
+        return is_at_least(self.exponent, 2.0)
 
     @property
     def is_inner_product(self) -> bool:
