@@ -11,10 +11,17 @@ from thalweg import _tree
 from thalweg._errors import UnsupportedCombination
 from thalweg._shapes import shapes_of
 from thalweg._types import PRNGKey, State
-from thalweg.energies import AbstractEnergy, as_energy, check_integrands, decompose
+from thalweg.energies import (
+    AbstractEnergy,
+    HalfDeviance,
+    NegativeLogLikelihood,
+    as_energy,
+    check_integrands,
+    decompose,
+)
 from thalweg.geometries import AbstractGeometry
 from thalweg.schemes import AbstractScheme
-from thalweg.states import AbstractDensity, AbstractState, GridDensity, GridFunction
+from thalweg.states import AbstractDensity, AbstractState, GridDensity, GridFunction, Parametric
 from thalweg.targets import Target
 
 
@@ -27,6 +34,7 @@ def check_combination(energy: AbstractEnergy, state: State, geometry: AbstractGe
     check_state(state)
     geometry.at(state)
     _check_proximable(energy, state, scheme)
+    _check_outputs(energy, state)
     _check_energy_fits(energy, state)
     scheme.check(energy, geometry, state)
 
@@ -123,6 +131,15 @@ def _check_proximable(energy: AbstractEnergy, state: State, scheme: AbstractSche
             f"{names} has corners or walls, which `{_named(scheme)}` would differentiate wrongly.\n"
             "Use `scheme=tw.ProximalNewton()` for the minimum, or `scheme=tw.ForwardBackward(step_size)` for the flow."
         )
+
+
+def _check_outputs(energy: AbstractEnergy, state: State) -> None:
+    if not isinstance(state, Parametric) or state.family.check is None:
+        return
+    explains = (NegativeLogLikelihood, HalfDeviance)
+    for part in jax.tree.leaves(energy, is_leaf=lambda part: isinstance(part, explains)):
+        if isinstance(part, explains):
+            state.family.check(state.params, part.outputs)
 
 
 def _plain(error: Exception) -> str:

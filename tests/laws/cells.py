@@ -8,6 +8,7 @@ the cells do not silently become fewer.
 import dataclasses
 import functools
 import itertools
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -103,6 +104,8 @@ def energies(dim: int) -> dict[str, Any]:
         "likelihood": tw.NegativeLogLikelihood(jnp.asarray(0.7)),
         "likelihood of data": tw.NegativeLogLikelihood(jnp.asarray([1.0, 0.0, 1.0, 2.0])),
         "divergence of members": tw.Functional(_to_another_member),
+        "integral": tw.IntegralFunctional(_lagrangian),
+        "action": tw.Action(lambda y: jnp.cos(y) + 0.1 * y**2),
         "mini-batch": tw.MiniBatch(_of_one_example, jnp.asarray([0.4, -0.1, 0.9]), batch_size=2),
     }
 
@@ -118,6 +121,39 @@ def _points(num: int, dim: int) -> jax.Array:
 
 def _curve(params, inputs):
     return params["a"] * jnp.exp(-params["b"] * inputs)
+
+
+def _families() -> Any:
+    """Every family that has no state of its own, side by side."""
+    members = {
+        likelihoods.LogNormal(): {"mean": [0.2], "log_scale": [0.1]},
+        likelihoods.MultivariateNormal(): {"mean": [0.3, -0.2], "log_diagonal": [0.1, 0.4], "lower": [0.5]},
+        likelihoods.Binomial(3): [0.4],
+        likelihoods.Categorical(): [0.3, -0.5, 0.1],
+        likelihoods.Geometric(): [-0.4],
+        likelihoods.NegativeBinomial(): {"log_mean": [0.5], "log_dispersion": [0.1]},
+        likelihoods.Exponential(): [0.2],
+        likelihoods.Gamma(): {"log_mean": [0.2], "log_shape": [0.6]},
+        likelihoods.Beta(): {"log_alpha": [0.4], "log_beta": [-0.1]},
+        likelihoods.Dirichlet(): [0.3, 0.5, -0.2],
+        likelihoods.VonMises(): [0.6, -0.2],
+        likelihoods.StudentT(5.0): {"location": [0.3], "log_scale": [-0.2]},
+        likelihoods.Laplace(): {"location": [0.1], "log_scale": [0.2]},
+    }
+    arrays = jax.tree.map(jnp.asarray, tuple(members.values()), is_leaf=lambda leaf: isinstance(leaf, list))
+    return tw.Parametric(arrays, likelihoods.Product(tuple(members)))
+
+
+def _empirical_fisher() -> tw.EmpiricalFisher:
+    """At the regression; it warns of itself."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return tw.EmpiricalFisher(jnp.asarray([1.0, 0.0, 1.0, 2.0]), damping=0.1)
+
+
+def _lagrangian(x, y, slope):
+    """Not quadratic, and dependent on all three."""
+    return jnp.sqrt(1 + slope**2) + 0.1 * (1 + x[0]) * slope**2 + 0.25 * y**4
 
 
 @functools.cache
@@ -150,6 +186,11 @@ def states() -> dict[str, Any]:
             {"a": jnp.asarray(1.3), "b": jnp.asarray(0.4)},
             likelihoods.Regression(_curve, inputs, likelihoods.Normal(0.5)),
         ),
+        # Given at one end and free at the other.
+        "curve": tw.GridFunction.from_function(
+            lambda x: 0.7 + 0.3 * jnp.sin(4 * x), tw.Grid(0.0, 1.0, 10), (tw.Dirichlet(0.7), tw.Natural())
+        ),
+        "families": _families(),
     }
 
 
@@ -179,7 +220,10 @@ def geometries() -> dict[str, Any]:
         "riemannian": tw.Riemannian(lambda x: jnp.diag(1 + x**2) + 0.1),
         "fisher-rao": tw.FisherRao(),
         "damped fisher-rao": tw.FisherRao(damping=0.2),
+        "empirical fisher": _empirical_fisher(),
         "wasserstein": tw.Wasserstein(),
+        "l2": tw.L2(),
+        "sobolev": tw.Sobolev(length=0.4),
     }
 
 
@@ -221,10 +265,13 @@ ALIKE = {
     "hessian": (),
     "riemannian": ("vector",),
     "damped fisher-rao": ("normal mean scale", "regression"),
+    "empirical fisher": ("regression",),
+    "families": ("fisher-rao",),
 }
 
 # Schemes with a solver named that `None` would also choose: in the default run they meet one or two states only.
 VARIANTS = {
+    "constrained ball": [("vector", "euclidean"), ("poisson", "fisher-rao")],
     "proximal by newton": [("vector", "euclidean")],
     "proximal by lbfgs": [("vector", "euclidean"), ("weighted particles", "wasserstein"), ("poisson", "fisher-rao")],
     "jko on the line": [("line", "wasserstein")],

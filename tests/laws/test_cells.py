@@ -43,6 +43,8 @@ _NAMED = [
     ],
     Cell("kl", "line", "fisher-rao", "continuous"),
     Cell("kl", "gaussian", "fisher-rao", "continuous"),
+    # (g) functionals of functions
+    *[Cell("integral", "curve", d, s) for d in ("l2", "sobolev") for s in ("explicit", "proximal", "continuous")],
 ]
 
 # How many energies a state has in a geometry (with Explicit), at least: the number when this was written.
@@ -67,6 +69,10 @@ _FEWEST = {
     ("poisson", "fisher-rao"): 3,
     ("regression", "fisher-rao"): 3,
     ("regression", "damped fisher-rao"): 3,
+    ("regression", "empirical fisher"): 3,
+    ("families", "fisher-rao"): 1,
+    ("curve", "l2"): 3,
+    ("curve", "sobolev"): 3,
 }
 
 

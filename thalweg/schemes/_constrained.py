@@ -8,13 +8,14 @@ from jax.flatten_util import ravel_pytree
 
 from thalweg import _tree
 from thalweg._errors import UnsupportedCombination
-from thalweg._first_variation import energy_and_first_variation
+from thalweg._first_variation import Velocity, energy_and_first_variation
 from thalweg._result import RESULTS
 from thalweg._types import PRNGKey, Scalar, ScalarLike, State
 from thalweg.energies import AbstractEnergy
-from thalweg.geometries import AbstractGeometry, Euclidean
+from thalweg.geometries import AbstractGeometry, AbstractMetric, Euclidean
 from thalweg.schemes._base import AbstractScheme, StepInfo, check_positive, outcome_at
 from thalweg.schemes.proximal_solvers import NewtonBall
+from thalweg.states import moving
 
 
 class Constrained(AbstractScheme):
@@ -26,7 +27,9 @@ class Constrained(AbstractScheme):
     $\varepsilon/2$; where the gradient is zero it stays.
 
     **Arguments:** `radius`: $\varepsilon > 0$, in units of the norm; `solver`: `None` for the linearised step, or
-    [`thalweg.NewtonBall`][] for the exact minimiser in the ball (Euclidean vectors).
+    [`thalweg.NewtonBall`][] for the exact minimiser in the ball $D(y, x) \le \varepsilon^2$, in every geometry with a
+    smooth squared distance: Euclidean vectors, the ball $2\,\mathrm{KL}(y\|x) \le \varepsilon^2$ of a parametric
+    family.
 
     **Source:** Su (2023), the section on steepest descent.
     """
@@ -57,6 +60,8 @@ class Constrained(AbstractScheme):
             travelled = jnp.where(length > 0, radius, 0)
             return moved, memory, StepInfo(travelled, travelled**2, travelled * length, outcome_at(value), {})
 
+        if not isinstance(geometry, Euclidean):
+            return self._in_curved_ball(energy, metric, velocity, length, memory)
         _, unravel = ravel_pytree(velocity.tangent)
         objective = lambda offset: energy(_tree.multiply_add(state, 1.0, unravel(offset)))  # noqa: E731
         start, _ = ravel_pytree(_tree.scale_by(velocity.tangent, linearised))
@@ -68,15 +73,32 @@ class Constrained(AbstractScheme):
         moved = _tree.multiply_add(state, 1.0, unravel(offset))
         return moved, memory, StepInfo(travelled, travelled**2, travelled * length, result, {"residual": residual})
 
+    def _in_curved_ball(
+        self, energy: AbstractEnergy, metric: AbstractMetric, velocity: Velocity, length: Scalar, memory: Any
+    ) -> tuple[State, Any, StepInfo]:
+        assert self.solver is not None
+        here, unravel = ravel_pytree(moving(metric.state))
+        point_at = lambda z: metric.chart(unravel(z))  # type: ignore[misc]  # noqa: E731
+        distance_at = lambda z: metric.distance_squared(point_at(z))  # type: ignore[misc]  # noqa: E731
+        radius = jnp.asarray(self.radius, length.dtype)
+        coordinates, residual, converged = self.solver.minimise_within(
+            lambda z: energy(point_at(z)), distance_at, jnp.zeros_like(here), radius, length, jnp.max(jnp.abs(here))
+        )
+        travelled = jnp.sqrt(jnp.maximum(distance_at(coordinates), 0))
+        result = RESULTS.where(converged, RESULTS.successful, RESULTS.inner_solver_failed)
+        info = StepInfo(travelled, travelled**2, travelled * length, result, {"residual": residual})
+        return point_at(coordinates), memory, info
+
     def check(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> None:
         metric = geometry.at(state)
         eqx.filter_eval_shape(
             lambda s: metric.steepest_descent(energy_and_first_variation(energy, s)[1]).tangent, state
         )
-        if self.solver is not None and not isinstance(geometry, Euclidean):
+        smooth = metric.chart is not None and metric.distance_squared is not None and metric.distance_is_smooth
+        if self.solver is not None and not (isinstance(geometry, Euclidean) or smooth):
             raise UnsupportedCombination(
-                f"`NewtonBall` finds the minimiser in a Euclidean ball; got {type(geometry).__name__}.\n"
-                "Use `geometry=tw.Euclidean()`, or `solver=None` for the linearised step in any geometry."
+                f"`NewtonBall` needs a ball with a smooth squared distance; `{type(geometry).__name__}` has none.\n"
+                "Use `solver=None` for the linearised step in any geometry, or `geometry=tw.Euclidean()`."
             )
 
     def resolve(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> "Constrained":

@@ -153,8 +153,10 @@ def _ball_minimiser(values: Array, linear: Array, radius: Scalar) -> Array:
 
 
 class NewtonBall(eqx.Module):
-    r"""The exact minimiser of F in the Euclidean ball $|y - x| \le \varepsilon$, a local one where F is not convex
-    there.
+    r"""The exact minimiser of F in the ball $D(y, x) \le \varepsilon^2$, a local one where F is not convex there.
+
+    The Euclidean ball by a trust-region Newton method; any other smooth distance (2 KL in the Fisher–Rao geometry of a
+    parametric family), in which a ball is not round, by its multiplier.
 
     **Arguments:** `tolerance`: the slope left, relative to the slope at the start; `max_steps`: of Newton's method.
     """
@@ -180,6 +182,80 @@ class NewtonBall(eqx.Module):
             return jnp.append(jax.grad(closed)(z) + multiplier * z, last)
 
         return root(conditions, jnp.append(point, multiplier), solve_square)[:-1], residual, fine
+
+    def minimise_within(
+        self,
+        fn: Callable[[Array], Scalar],
+        distance: Callable[[Array], Scalar],
+        start: Array,
+        radius: Scalar,
+        slope: Scalar,
+        size: Scalar,
+    ) -> tuple[Array, Scalar, Flag]:
+        """The minimiser on `distance(z) <= radius**2` for any smooth squared distance, zero at `start`; `slope` is the
+        dual norm of the first variation there.
+        """
+        closed, far = eqx.filter_closure_convert(fn, start), eqx.filter_closure_convert(distance, start)
+        fixed, away, begin, reach, steep, scale = _tree.stop_gradient((closed, far, start, radius, slope, size))
+        found = _in_ball(fixed, away, begin, reach, steep, scale, self.tolerance, self.max_steps)
+        point, multiplier, residual, fine = _tree.stop_gradient(found)
+
+        def conditions(unknowns: Array) -> Array:
+            z, multiplier = unknowns[:-1], unknowns[-1]
+            last = jnp.where(held, 0.5 * (far(z) - radius**2), multiplier)
+            return jnp.append(jax.grad(closed)(z) + 0.5 * multiplier * jax.grad(far)(z), last)
+
+        held = multiplier > 0
+        return root(conditions, jnp.append(point, multiplier), solve_square)[:-1], residual, fine
+
+
+def _in_ball(
+    fn: Callable[[Array], Scalar],
+    distance: Callable[[Array], Scalar],
+    start: Array,
+    radius: Scalar,
+    slope: Scalar,
+    size: Scalar,
+    tolerance: float,
+    max_steps: int,
+) -> tuple[Array, Scalar, Scalar, Flag]:
+    r"""$\min F$ on $D \le R^2$ through $\min_z F + \tfrac12\lambda D$, whose $D(z_\lambda)$ falls as $\lambda$ grows:
+    bisection on $\log\lambda$ around $\|\xi\|_*/R$, the multiplier to leading order.
+
+    A quadratic model of $D$ with Newton steps on the Lagrangian converges faster but only near the answer; this needs
+    no nearness, and never leaves the neighbourhood of the start for a ball that is small.
+    """
+
+    def penalised(multiplier: Scalar, begin: Array) -> tuple[Array, Scalar, Flag, Flag]:
+        point, residual, fine = _newton(
+            lambda z: fn(z) + 0.5 * multiplier * distance(z), begin, None, size, tolerance, max_steps
+        )
+        return point, residual, fine, fine & (distance(point) <= radius**2)
+
+    guess = jnp.log(jnp.maximum(slope, jnp.finfo(start.dtype).tiny ** 0.5) / radius)
+    # λ = 0 is tried last, so that the search comes from inside the ball and a fall without bound does no harm.
+    steps = 52 if start.dtype.itemsize > 4 else 26
+
+    def halve(k: Array, carry: Any) -> Any:
+        low, high, best, residual, fine = carry
+        last = k == steps
+        middle = 0.5 * (low + high)
+        multiplier = jnp.where(last, 0.0, jnp.exp(middle))
+        point, left, good, inside = penalised(multiplier, jnp.where(last, start, best))
+        # The answer of the last try counts only if it lies inside: then the ball does not hold the minimiser back.
+        take = inside
+        keep = lambda new, old: jnp.where(take, new, old)  # noqa: E731
+        low = jnp.where(inside | last, low, middle)
+        high = jnp.where(inside, jnp.where(last, -jnp.inf, middle), high)
+        return low, high, keep(point, best), keep(left, residual), keep(good, fine)
+
+    number = lambda value: jnp.asarray(value, start.dtype)  # noqa: E731
+    begin = (guess - 30.0, guess + 10.0, start, number(jnp.inf), jnp.asarray(False))
+    _, high, point, residual, fine = jax.lax.fori_loop(0, steps + 1, halve, begin)
+    held = jnp.exp(high)
+    # Pressed against the ball, the point must have used it: else the inner solver failed on the way.
+    used = (held == 0) | (jnp.abs(distance(point) - radius**2) <= 1e-6 * radius**2)
+    return point, held, residual, fine & used
 
 
 class Newton(eqx.Module):
