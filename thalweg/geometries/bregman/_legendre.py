@@ -29,7 +29,7 @@ class Legendre(AbstractLegendre):
     $\nabla h^*$ with dense Hessians, right up to a few hundred numbers.
 
     **Arguments:** `function`: $h$, from the state to a number; `inside`: a function of the state that says whether it
-    lies in the domain of $h$; by default wherever $h$ is finite.
+    lies in the domain of $h$; by default wherever $h$ is finite and its Hessian positive definite.
 
     **Source:** Bauschke, Borwein, *Legendre functions and the method of random Bregman projections* (1997).
     """
@@ -70,8 +70,11 @@ class Legendre(AbstractLegendre):
         return self.value(other) - self.value(point) - _tree.dot(self.gradient(point), difference)
 
     def contains(self, point: PyTree) -> Flag:
-        finite = jnp.isfinite(self.value(point))
-        return finite if self.inside is None else finite & jnp.asarray(self.inside(point))
+        # A function may be finite beyond its domain (1/x is): where it is not convex is outside too.
+        x, unravel = ravel_pytree(point)
+        factor = jnp.linalg.cholesky(jax.hessian(lambda y: self.value(unravel(y)))(x))
+        fine = jnp.isfinite(self.value(point)) & jnp.all(jnp.isfinite(factor))
+        return fine if self.inside is None else fine & jnp.asarray(self.inside(point))
 
     def chart(self, point: PyTree, coordinates: PyTree) -> PyTree:
         return jax.tree.map(jnp.add, point, coordinates)
