@@ -35,7 +35,7 @@ class RESULTS(eqx.Enumeration):
     )
     inner_solver_failed = (
         "The solver inside a step did not converge; the last good state is kept. "
-        "Use a smaller step size, a looser tolerance or another solver."
+        "Use a smaller step size, a looser tolerance or another solver; `path.stats` says which was chosen, and why."
     )
     energy_increased = (
         "A proximal step found no state that satisfies F(x⁺) + D(x⁺, x)/(2α) ≤ F(x); the last good state is kept. "

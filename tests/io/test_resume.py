@@ -20,6 +20,7 @@ from thalweg import _flow
 def _short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of 1, 1, 5, 5, ... steps, so that a short run has many: they end at 1, 2, 7, 12, ..."""
     monkeypatch.setattr(_flow, "_next_chunk", lambda steps, elapsed: 5)
+    monkeypatch.setattr(_flow, "pace_of", lambda name: 1)
 
 
 @functools.cache

@@ -36,8 +36,8 @@ def fit(
 
     **Arguments:** `model`, `inputs`, `outputs`; `params`: where to begin, a pytree; `likelihood`: of one output
     (`None`: `tw.likelihoods.Normal()`); `tolerance`: stop when the decrease of the misfit that the linearised model
-    still promises is below `tolerance`·misfit (`None`: the rounding unit of the dtype); `num_steps`: the most steps
-    taken.
+    still promises is below `tolerance`·misfit (`None`: 10⁻⁴ rounding units of the dtype, since convergence is only
+    linear where the misfit does not vanish); `num_steps`: the most steps taken.
 
     **Returns:** a [`thalweg.Path`][] whose energies are the misfit, half the deviance ([`thalweg.HalfDeviance`][]);
     `path.final.state.params` has the user's structure. `path.result` is `tw.RESULTS.stopped` where the tolerance was
@@ -52,7 +52,7 @@ def fit(
     state = Parametric(params, family)
     family.check(params, outputs)
     if tolerance is None:
-        tolerance = float(jnp.finfo(_tree.dtype_of(params)).eps)
+        tolerance = 1e-4 * float(jnp.finfo(_tree.dtype_of(params)).eps)
     return flow(
         HalfDeviance(outputs),
         state,

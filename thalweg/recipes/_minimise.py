@@ -8,14 +8,16 @@ import jax
 import jax.numpy as jnp
 
 from thalweg import _tree
+from thalweg._check import check_state
 from thalweg._flow import flow
 from thalweg._measure import ModelDecrease
 from thalweg._path import Path
 from thalweg._result import RESULTS
 from thalweg._types import PyTree
 from thalweg.diagnostics import stationary_point
-from thalweg.energies import as_energy
+from thalweg.energies import AbstractEnergy, Box, as_energy
 from thalweg.geometries import Euclidean
+from thalweg.recipes._composite import minimise_composite
 from thalweg.schemes import Krylov, LearntDiagonal, LinearlyImplicit
 
 
@@ -23,6 +25,9 @@ def minimise(
     fn: Callable[..., Any],
     x0: PyTree,
     *,
+    lower: Any = None,
+    upper: Any = None,
+    plus: AbstractEnergy | None = None,
     tolerance: float | None = None,
     num_steps: int = 1000,
 ) -> Path:
@@ -33,9 +38,14 @@ def minimise(
     f never rises; near a minimum convergence is quadratic. Up to some hundreds of unknowns the Hessian is dense;
     beyond, it is known by Hessian-vector products.
 
+    With bounds or `plus` the step is the proximal Newton step ([`thalweg.ProximalNewton`][]), whose points satisfy the
+    constraints exactly.
+
     **Arguments:** `fn`: a twice differentiable function of an array or pytree that returns a scalar; `x0`: where to
-    begin; `tolerance`: stop when the decrease that the quadratic model still promises is below `tolerance`·|f|
-    (`None`: the rounding unit of the dtype); `num_steps`: the most steps taken.
+    begin; `lower`, `upper`: bounds, a number or a pytree like `x0` (`None`: none on that side); `plus`: a constraint or
+    penalty with a proximal map, such as `tw.L1(0.1)`, `tw.Simplex()` or `tw.NonNegative()`; `tolerance`: stop when the
+    decrease that the quadratic model still promises is below `tolerance`·|f| (`None`: the rounding unit of the dtype;
+    with bounds or `plus` it is that of [`thalweg.ResidualBelow`][]); `num_steps`: the most steps taken.
 
     **Returns:** a [`thalweg.Path`][]; `path.final.state` is the point, and `path.result` says what it is:
     `tw.RESULTS.minimum`, `saddle_point` or `flat_point` by the smallest curvature (for a convex function a minimum is
@@ -45,6 +55,14 @@ def minimise(
 
     **Source:** Su (2023), the section on the penalised view; Conn, Gould, Toint, *Trust-Region Methods* (2000).
     """
+    if lower is not None or upper is not None or plus is not None:
+        parts = [] if plus is None else [plus]
+        if lower is not None or upper is not None:
+            parts.append(Box(-jnp.inf if lower is None else lower, jnp.inf if upper is None else upper))
+        return minimise_composite(
+            fn, x0, parts[0] if len(parts) == 1 else parts[0] + parts[1], tolerance=tolerance, num_steps=num_steps
+        )
+    check_state(x0)
     if tolerance is None:
         tolerance = float(jnp.finfo(_tree.dtype_of(x0)).eps)
     path = flow(
