@@ -214,8 +214,10 @@ class ExponentialRosenbrock(eqx.Module):
             # An interval must not end with a sliver.
             tau = jnp.where(left <= wanted * (1 + 1e-6), left, wanted)
             moved, dissipated, error, growth = self._substep(gradient, basis, rates, start, carry.point, tau)
-            accepted = error <= 1
-            following = tau * growth
+            # Beyond a barrier the gradient of a logarithm is finite, so the energy is asked.
+            inside = jnp.isfinite(energy(eqx.combine(unravel(moved), state)))
+            accepted = (error <= 1) & inside
+            following = tau * jnp.where(inside, growth, 0.1)
             # A substep that was cut by the end of the interval says little about how long the next may be.
             following = jnp.where(accepted & (tau < wanted), jnp.maximum(wanted, following), following)
             return _Carry(

@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 from thalweg import _tree
 from thalweg._first_variation import first_variation
 from thalweg._result import RESULTS
-from thalweg._types import Array, Scalar, State
+from thalweg._types import Array, Scalar, ScalarLike, State
 from thalweg.energies import AbstractEnergy
 from thalweg.geometries import AbstractGeometry, FunctionMetric, NormedMetric
 from thalweg.schemes._exponential import ExponentialRosenbrock
@@ -22,24 +22,30 @@ from thalweg.states import Particles, moving
 # Where stability limits it, Tsit5 takes about α·λ/3 steps; beyond 100 a stiff solver is cheaper.
 _STABLE = 3.0
 _STIFF = 100.0
-# Above this many unknowns the dense matrices of a stiff solver cost more than they save.
+# Above this many unknowns the dense matrices of a stiff solver cost more than they save, if an explicit one can do it.
 _LARGEST_IMPLICIT = 500
+# Above this many an eigendecomposition takes half a minute.
+_LARGEST_DENSE = 2000
 
 
 class ODESolver(eqx.Module):
     r"""$\dot x = $ steepest descent at $x$, by a solver of diffrax with adaptive steps.
 
-    **Arguments:** `solver`: any diffrax ODE solver; `rtol`, `atol`: its tolerances; `max_steps`: of one interval.
+    **Arguments:** `solver`: any diffrax ODE solver; `rtol`, `atol`: its tolerances; `max_steps`: of one interval;
+    `first_step`: the longest that the first step may be (an explicit solver may overflow where it is far too long).
     """
 
     solver: diffrax.AbstractSolver
     rtol: float = eqx.field(static=True, default=1e-8)
     atol: float = eqx.field(static=True, default=1e-10)
     max_steps: int = eqx.field(static=True, default=16384)
+    first_step: ScalarLike | None = None
 
     def first_substep(self, duration: Scalar) -> Scalar:
         """Where the adaptation begins."""
-        return duration / 8
+        if self.first_step is None:
+            return duration / 8
+        return jnp.minimum(duration / 8, jnp.asarray(self.first_step, duration.dtype))
 
     def advance(
         self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State, duration: Scalar, substep: Scalar
@@ -121,11 +127,11 @@ def choose_solver(
     measured = f"fastest rate at the start {rate:.3g}, times step size {stiffness:.3g}"
     if stiffness < _STIFF:
         return explicit, f"Tsit5 (explicit): {measured} < {_STIFF:.0f}"
-    if large:
-        return explicit, (
-            f"Tsit5 (explicit): {free.size} unknowns are too many for the dense matrices of a stiff solver (at most "
-            f"{_LARGEST_IMPLICIT}); {measured}, so a step may need about {stiffness / _STABLE:.0f} of the "
-            f"{explicit.max_steps} substeps allowed"
+    steps = stiffness / _STABLE
+    if large and (steps < explicit.max_steps or free.size > _LARGEST_DENSE):
+        return ODESolver(diffrax.Tsit5(), rtol, atol, first_step=1 / rate), (
+            f"Tsit5 (explicit): {free.size} unknowns are too many for a stiff solver's dense matrices; {measured}, "
+            f"so a step may need about {steps:.0f} of the {explicit.max_steps} substeps allowed"
         )
     if dtype.itemsize < 8:
         raise ValueError(
