@@ -32,6 +32,9 @@ def model(params: Any, inputs: Any) -> Any:
 GRID = tw.Grid((-1.0, 0.0), (1.0, 0.1 + 0.2), (3, 4), (tw.NoFlux(), tw.Periodic()))
 STATES: dict[str, Any] = {
     "GridDensity": tw.GridDensity.from_function(lambda x: jnp.exp(-jnp.sum(x**2)), GRID),
+    "GridFunction": tw.GridFunction.from_function(
+        lambda x: x[0] ** 2, tw.Grid(0.0, 1.0, 8), (tw.Dirichlet(0.0), tw.Natural())
+    ),
     "Particles": tw.Particles(jnp.asarray([[0.1], [0.2]])),
     "Particles with weights and a density model": tw.Particles(
         jnp.asarray([[0.1], [0.2]]), jnp.log(jnp.asarray([0.25, 0.75])), tw.KernelDensity(0.3, shrink=False)

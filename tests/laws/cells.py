@@ -186,9 +186,9 @@ def states() -> dict[str, Any]:
             {"a": jnp.asarray(1.3), "b": jnp.asarray(0.4)},
             likelihoods.Regression(_curve, inputs, likelihoods.Normal(0.5)),
         ),
-        # Given at one end and free at the other.
+        # Given at one end and free at the other, long enough that steps of 0.05 are short.
         "curve": tw.GridFunction.from_function(
-            lambda x: 0.7 + 0.3 * jnp.sin(4 * x), tw.Grid(0.0, 1.0, 10), (tw.Dirichlet(0.7), tw.Natural())
+            lambda x: 0.7 + 0.3 * jnp.sin(3 * jnp.pi / 8 * x), tw.Grid(0.0, 4.0, 10), (tw.Dirichlet(0.7), tw.Natural())
         ),
         "families": _families(),
     }

@@ -1,7 +1,7 @@
 """Figures, animations and reports of paths; needs matplotlib, which `thalweg[plot]` brings."""
 
 try:
-    from thalweg.plotting import _gaussians, _grids, _parametric, _particles
+    from thalweg.plotting import _functions, _gaussians, _grids, _parametric, _particles
     from thalweg.plotting._animate import animate_path as animate_path
     from thalweg.plotting._animate import frames_png as frames_png
     from thalweg.plotting._path import compare_paths as compare_paths
@@ -20,4 +20,4 @@ except ImportError as _error:
     ) from None
 
 # Imported so that each kind of state registers its picture.
-del _gaussians, _grids, _parametric, _particles
+del _functions, _gaussians, _grids, _parametric, _particles
