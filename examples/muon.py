@@ -27,10 +27,8 @@ fig, ax = plt.subplots(figsize=(7, 4), layout="constrained")
 for name, geometry in geometries.items():
     schemes = [tw.Constrained(radius) for radius in (0.1, 0.03, 0.01, 0.003)]
     runs = [tw.flow(loss, params, geometry=geometry, scheme=s, num_steps=400, save_every=10) for s in schemes]
-    best = min(range(4), key=lambda i: float(runs[i].energies[-1]))
-    ax.semilogy(
-        10 * jnp.arange(len(runs[best].energies)), runs[best].energies, label=f"{name}, radius {schemes[best].radius}"
-    )
+    best, scheme = min(zip(runs, schemes, strict=True), key=lambda pair: float(pair[0].energies[-1]))
+    ax.semilogy(best.times / scheme.radius, best.energies, label=f"{name}, radius {scheme.radius}")
 ax.set(
     xlabel="step",
     ylabel="mean squared error",
