@@ -28,7 +28,7 @@ from benchmarks._harness import Answer
 
 WIDTH, LATTICE, EVALUATION = 32, 30, 201
 OURS = "thalweg"
-STEPS = {OURS: 1000, "energy natural gradient": 500, "optimistix LM": 1000, "Adam": 20000}
+STEPS = {OURS: 500, "energy natural gradient": 500, "optimistix LM": 500, "Adam": 20000}
 
 
 def points() -> tuple[Any, Any]:
