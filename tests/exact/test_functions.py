@@ -375,3 +375,20 @@ def test_bad_integrands_are_refused_before_the_flow(energy, state, words):
     assert why is not None
     assert words in why
     assert len(why.splitlines()) <= 5
+
+
+def test_functions_have_pictures_and_labelled_axes():
+    plotting = pytest.importorskip("thalweg.plotting", reason="pictures need the extra thalweg[plot]")
+    path = tw.flow(_OSCILLATOR, _motion(2.0, lambda x: x[0] / 2), geometry=_H1, scheme=_DESCENT, num_steps=2)
+    figure = path.plot(reference_state=lambda x: jnp.sin(x[0]) / np.sin(2.0))
+    drawn = [line.get_ydata() for ax in figure.axes for line in ax.lines]
+    # The start and the end, with their ends on the boundary.
+    for save in (0, -1):
+        assert any(np.array_equal(y, path.states.nodal_values[save]) for y in drawn)
+    plane = tw.GridFunction.from_function(lambda x: x[0] * x[1], _PLANE, tw.Dirichlet(lambda x: x[0] * x[1]))
+    ax = plotting.plot_state(plane, reference_state=lambda x: x[0] + x[1])
+    np.testing.assert_array_equal(ax.collections[0].get_array().reshape(9, 9), plane.nodal_values.T)
+    assert ax.get_xlabel()
+    labelled = path.to_xarray()["function"]
+    np.testing.assert_array_equal(labelled, path.states.nodal_values)
+    np.testing.assert_allclose(labelled.coords["x"], np.linspace(0, 2, 25))

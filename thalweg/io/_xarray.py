@@ -15,7 +15,7 @@ import numpy as np
 from thalweg._path import Path
 from thalweg.io._atomic import replacing
 from thalweg.io._sealed import version
-from thalweg.states import AbstractState, Gaussian, GridDensity, Parametric, Particles
+from thalweg.states import AbstractState, Gaussian, GridDensity, GridFunction, Parametric, Particles
 
 
 class _Variable(NamedTuple):
@@ -119,6 +119,12 @@ def _(states: GridDensity) -> dict[str, _Variable]:
 
 
 @_state_variables.register
+def _(states: GridFunction) -> dict[str, _Variable]:
+    dims = ("time", *_space(states.dim))
+    return {"function": _Variable(dims, states.nodal_values, "values of the function at the nodes")}
+
+
+@_state_variables.register
 def _(states: Particles) -> dict[str, _Variable]:
     found = {"position": _Variable(("time", "particle", "dim"), states.positions, "positions of the particles")}
     if states.log_weights is not None:
@@ -143,7 +149,7 @@ def _(states: Parametric) -> dict[str, _Variable]:
 
 
 def _coordinates(states: Any, sizes: dict[str, int]) -> dict[str, Any]:
-    """Cell centres for a grid; plain counts for every other axis."""
+    """Cell centres for a density on a grid, nodes for a function; plain counts for every other axis."""
     coordinates: dict[str, Any] = {
         name: (name, np.arange(size)) for name, size in sizes.items() if name in ("particle", "dim", "dim_other")
     }
@@ -151,6 +157,12 @@ def _coordinates(states: Any, sizes: dict[str, int]) -> dict[str, Any]:
         for axis, name in enumerate(_space(states.grid.dim)):
             attributes = {"long_name": f"{name}, cell centres", "units": "1", "spacing": states.grid.spacing[axis]}
             coordinates[name] = (name, np.asarray(states.grid.axis_centres(axis)), attributes)
+    if isinstance(states, GridFunction):
+        nodes = np.asarray(states.nodes)
+        for axis, name in enumerate(_space(states.dim)):
+            along = nodes if states.dim == 1 else np.moveaxis(nodes, axis, 0)[:, 0]
+            attributes = {"long_name": f"{name}, nodes", "units": "1", "spacing": states.grid.spacing[axis]}
+            coordinates[name] = (name, along[:, axis], attributes)
     return coordinates
 
 
