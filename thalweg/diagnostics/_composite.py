@@ -20,7 +20,7 @@ from thalweg.energies import AbstractEnergy, as_energy, decompose
 from thalweg.states import moving
 
 # Up to here all eigenvalues are found; beyond, the smallest is estimated from products.
-_LARGEST_DENSE = 1000
+_LARGEST_DENSE = 500
 _LANCZOS_STEPS = 80
 # Below this share of a unit vector a direction counts as across the piece.
 _ACROSS = 1e-6
