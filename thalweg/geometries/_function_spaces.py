@@ -98,8 +98,8 @@ class FunctionMetric(AbstractMetric):
 class L2(AbstractGeometry):
     r"""$\|v\|^2 = \int v^2\,\mathrm dx$ on functions: the flow is $\partial_t y = -\delta F/\delta y$.
 
-    For functionals of the slope it is a diffusion: `tw.Continuous` (a stiff solver) or `tw.Proximal`; explicit steps
-    are stable below about $h^2/5$ only.
+    For functionals of the slope it is a diffusion: use `tw.Continuous` (a stiff solver) or `tw.Proximal`. Explicit
+    steps are stable below about $0.3\,h^2/\partial_{y'y'}L$ only.
 
     **Source:** Su (2023), the section on functionals.
     """
