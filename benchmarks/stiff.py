@@ -92,7 +92,7 @@ def _solvers(matrix: np.ndarray, start: np.ndarray) -> Iterator[tuple[str, Calla
         )
 
     yield "thalweg", lambda _: _by_thalweg(matrix, start, None)
-    for name in ("Kvaerno5", "KenCarp5", "Tsit5"):
+    for name in ("Kvaerno5", "Tsit5"):
         yield f"diffrax {name}", by_diffrax(name)
     for name in ("Radau", "BDF", "LSODA"):
         yield f"scipy {name}", lambda tolerance, name=name: _by_scipy(matrix, start, name, tolerance)

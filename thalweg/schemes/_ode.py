@@ -53,13 +53,15 @@ class ODESolver(eqx.Module):
         """The state after `duration`, the next substep, the energy dissipated, a result, and counts of substeps."""
 
         time_dtype = jnp.result_type(duration)
+        # Leaves only: the loops of diffrax do not know every class of state.
+        leaves, structure = jax.tree.flatten(moving(state))
 
         def field(t: Any, extended: Any, args: Any) -> Any:
             # The dissipated energy is one more unknown, so that the energy balance is as accurate as the solution.
-            point = eqx.combine(extended[0], state)
+            point = eqx.combine(jax.tree.unflatten(structure, extended[0]), state)
             metric = geometry.at(point)
             velocity = metric.steepest_descent(first_variation(energy, point))
-            return velocity.tangent, metric.norm_squared(velocity).astype(time_dtype)
+            return jax.tree.leaves(velocity.tangent), metric.norm_squared(velocity).astype(time_dtype)
 
         solution = diffrax.diffeqsolve(
             diffrax.ODETerm(field),
@@ -67,7 +69,7 @@ class ODESolver(eqx.Module):
             t0=jnp.zeros((), time_dtype),
             t1=duration,
             dt0=jnp.minimum(substep, duration),
-            y0=(moving(state), jnp.zeros((), time_dtype)),
+            y0=(leaves, jnp.zeros((), time_dtype)),
             saveat=diffrax.SaveAt(t1=True),
             stepsize_controller=diffrax.PIDController(rtol=self.rtol, atol=self.atol, norm=_norm_of_state),
             max_steps=self.max_steps,
@@ -75,7 +77,7 @@ class ODESolver(eqx.Module):
         )
         assert solution.ys is not None
         free, dissipated = jax.tree.map(lambda leaf: leaf[0], solution.ys)
-        moved = eqx.combine(free, state)
+        moved = eqx.combine(jax.tree.unflatten(structure, free), state)
         accepted = jnp.maximum(solution.stats["num_accepted_steps"], 1)
         # An interval is cut at its end; the mean step, a little enlarged, is where the next one begins.
         following = (1.25 * duration / accepted).astype(time_dtype)
