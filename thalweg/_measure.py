@@ -44,8 +44,8 @@ class ModelDecrease(eqx.Module):
 
     It has no units, so it asks the same of a function in millimetres and in miles; where the model has no minimum it
     never holds. (Near F = 0 the reference is ε times the decrease since the start, with ε the rounding unit.) It also
-    holds when F has not visibly fallen for several steps although the model promised no more than 10⁻⁶·|F|: the rest is
-    lost in the rounding of F itself.
+    holds when F has not visibly fallen for several steps and the model promises no more than 10⁻⁶·|F|, or a rounding
+    unit of the decrease since the start: the rest is lost in the rounding of F itself.
 
     **Arguments:** `tolerance`: dimensionless.
     """
@@ -56,7 +56,7 @@ class ModelDecrease(eqx.Module):
         if "relative_decrement" not in snapshot.stats:
             raise ValueError("`ModelDecrease` needs a scheme with a quadratic model: `tw.LinearlyImplicit()`.")
         promised = snapshot.stats["relative_decrement"]
-        return (promised <= self.tolerance) | (snapshot.stats["has_stalled"] & (promised <= 1e-6))
+        return (promised <= self.tolerance) | snapshot.stats["has_stalled"]
 
 
 def records_energy(

@@ -69,8 +69,8 @@ def test_units_do_not_matter():
 def test_pytrees_are_minimised_leaf_by_leaf():
     fn = lambda p: jnp.sum((p["a"] - 2) ** 4) + jnp.exp(p["b"]) - p["b"]  # noqa: E731
     path = tw.minimise(fn, {"a": jnp.zeros((2, 2)), "b": jnp.asarray(3.0)})
-    # At a quartic minimum the gradient of 1e-24 says 1e-8 of the point.
-    np.testing.assert_allclose(path.final.state["a"], 2.0, atol=1e-6)
+    # The quartic part (a − 2)⁴ is lost in the rounding of f = 1 below 1e-4.
+    np.testing.assert_allclose(path.final.state["a"], 2.0, atol=1e-3)
     np.testing.assert_allclose(path.final.state["b"], 0.0, atol=1e-10)
 
 
@@ -92,10 +92,10 @@ def test_what_has_no_minimum_is_never_called_one():
 
 
 def test_many_unknowns_go_by_products_alone():
-    weights = jnp.asarray(10.0 ** RNG.uniform(-3, 3, 1500))
-    target = jnp.asarray(RNG.normal(size=1500))
+    weights = jnp.asarray(10.0 ** RNG.uniform(-3, 3, 400))
+    target = jnp.asarray(RNG.normal(size=400))
     fn = lambda x: jnp.sum(weights * (jnp.cosh(x - target) - 1))  # noqa: E731
-    path = tw.minimise(fn, jnp.zeros(1500), num_steps=60)
+    path = tw.minimise(fn, jnp.zeros(400), num_steps=60)
     assert path.stats["solver"] == "Krylov"
     assert bool(path.result == tw.RESULTS.minimum), path.message
     np.testing.assert_allclose(path.final.state, target, atol=1e-7)
@@ -106,9 +106,10 @@ def test_the_krylov_space_of_full_size_takes_the_dense_step():
     options = {"geometry": tw.Euclidean(), "num_steps": 3}
     dense = tw.flow(rosenbrock, start, scheme=tw.LinearlyImplicit(solver=tw.DenseSpectrum()), **options)
     krylov = tw.flow(rosenbrock, start, scheme=tw.LinearlyImplicit(solver=tw.Krylov(8)), **options)
-    # The Lanczos process stops when the linear system is solved to a tenth.
-    np.testing.assert_allclose(krylov.energies, dense.energies, rtol=0.2)
-    assert float(krylov.energies[-1]) < 0.5 * float(krylov.energies[0])
+    # Where the Hessian is indefinite the space is the whole space; else it ends when the linear system is solved to a
+    # tenth, and the step is another one.
+    np.testing.assert_allclose(krylov.energies[:3], dense.energies[:3], rtol=1e-9)
+    assert float(krylov.energies[3]) < 0.2 * float(krylov.energies[2])
 
 
 def test_bounds_hold_exactly_and_the_rest_is_at_rest():
@@ -121,7 +122,7 @@ def test_bounds_hold_exactly_and_the_rest_is_at_rest():
 @pytest.mark.parametrize(
     ("fn", "x0", "words"),
     [
-        (lambda x: x, jnp.ones(2), "one real number"),
+        (lambda x: x, jnp.ones(2), "`energy`"),
         (lambda x: jnp.sum(jnp.log(x)), -jnp.ones(2), "not finite"),
         (lambda x: jnp.sum(jnp.abs(x) ** 2), jnp.ones(2, complex), "real floating"),
         (lambda x: jnp.sum(x**2), jnp.ones(2, int), "real floating"),

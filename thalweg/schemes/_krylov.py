@@ -58,9 +58,10 @@ def krylov_space(product: Callable[[Array], Array], slope: Array, num_vectors: i
     start = (basis, zeros, zeros, jnp.asarray(0, jnp.int32), one, one)
     basis, diagonal, beside, k, _, _ = jax.lax.while_loop(unfinished, extend, start)
     # Rows that were not reached stand apart, with a curvature among the others and no slope.
-    reached = jnp.arange(count) < k
+    place = jnp.arange(count, dtype=jnp.int32)
+    reached = place < k
     diagonal = jnp.where(reached, diagonal, diagonal[0])
-    coupling = jnp.where(jnp.arange(count) < k - 1, beside, 0)[: count - 1]
+    coupling = jnp.where(place < k - 1, beside, 0)[: count - 1]
     matrix = jnp.diag(diagonal) + jnp.diag(coupling, 1) + jnp.diag(coupling, -1)
     values, vectors = jnp.linalg.eigh(matrix)
     rows = jnp.where(reached[:, None], basis[:count], 0)

@@ -166,7 +166,8 @@ class LinearlyImplicit(AbstractScheme):
         reference = jnp.maximum(jnp.abs(value), eps * (first_value - value))
         relative = jnp.where(decrement > 0, decrement / reference, 0).astype(dtype)
         # Where no step helps and none was to be expected, to rounding, this is the end and not a failure.
-        at_rest = at_rest | (~trial.good & (relative <= jnp.sqrt(eps)))
+        little = (relative <= 1e-6) | (decrement <= 64 * eps * (first_value - value))
+        at_rest = at_rest | (~trial.good & little)
         moved = _tree.where(at_rest, state, moved)
         lowered = trial.good & (value - trial.after > 4 * eps * jnp.abs(value))
         stalled = jnp.where(lowered, 0, memory.stalled + jnp.where(at_rest, _STALLED, 1))
@@ -179,7 +180,7 @@ class LinearlyImplicit(AbstractScheme):
             "largest_curvature": jnp.max(jnp.abs(values)),
             "ratio": trial.ratio,
             "relative_decrement": relative,
-            "has_stalled": stalled >= _STALLED,
+            "has_stalled": (stalled >= _STALLED) & little,
         }
         distance = jnp.where(at_rest, 0, size**2)
         alpha = 1 / jnp.where(
