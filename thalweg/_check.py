@@ -124,13 +124,13 @@ def _check_proximable(energy: AbstractEnergy, state: State, scheme: AbstractSche
     structure = decompose(energy)
     if not structure.proximable:
         return
-    structure.joint_proximable(state).check(state)
-    if not scheme.takes_proximable:
+    if not scheme.takes_proximable and not isinstance(state, AbstractState):
         names = " and ".join(f"`{_named(term.energy)}`" for term in structure.proximable)
         raise UnsupportedCombination(
             f"{names} has corners or walls, which `{_named(scheme)}` would differentiate wrongly.\n"
             "Use `scheme=tw.ProximalNewton()` for the minimum, or `scheme=tw.ForwardBackward(step_size)` for the flow."
         )
+    structure.joint_proximable(state).check(state)
 
 
 def _check_outputs(energy: AbstractEnergy, state: State) -> None:
