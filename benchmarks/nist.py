@@ -127,7 +127,7 @@ def report(data: Mapping[str, Any]) -> str:
         seconds = harness.median(row["cpu"] for row in runs)
         compiling = harness.median(entry["starts"][0]["compile"] for entry in entries.values() if "starts" in entry)
         rows.append([solver, len(digits), *counts, harness.milliseconds(seconds), f"{compiling:.2f}"])
-        missed = [f"{name} from start {start} ({d:.1f})" for name, start, d in digits if d < 8]
+        missed = [f"{name} from start {start} ({d:.2f})" for name, start, d in digits if d < 8]
         short.append(f"- {solver}: {', '.join(missed) or 'none'}")
     header = ["solver", "starts", "4 digits", "6 digits", "8 digits", "median ms", "s to compile"]
     lines = [
