@@ -5,6 +5,7 @@ JAX's own are right, but their second derivatives are differences of nearly equa
 made of elementary functions that automatic differentiation cannot spoil.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -62,7 +63,8 @@ def stirling_remainder(a: Array) -> Array:
     shifted = small + _SHIFT
     # log Γ(a) = log Γ(a + 10) − Σ log(a + i)
     moved = _stirling(shifted) + shifted * jnp.log(shifted) - shifted
-    moved = moved - sum(jnp.log(small + i) for i in range(_SHIFT)) - small * jnp.log(small) + small
+    moved = moved - jnp.log(math.prod((small + i for i in range(1, _SHIFT)), start=small))
+    moved = moved - small * jnp.log(small) + small
     return jnp.where(large, _stirling(jnp.where(large, a, float(_SHIFT))), moved)
 
 
