@@ -43,11 +43,11 @@ def targets() -> Iterator[tuple[str, str, str, bool]]:
     yield ("NIST: starts with 8 digits", f"≥ {math.ceil(0.9 * len(digits))}", f"{eight}", eight >= 0.9 * len(digits))
 
     seeds = harness.load(harness.RESULTS / "pinn.json")["problems"][pinn.OURS].get("seeds", [])
-    errors, seconds = [row["error"] for row in seeds] or [math.inf], [row["seconds"] for row in seeds] or [math.inf]
+    errors, seconds = [row["error"] for row in seeds] or [math.inf], [row["cpu"] for row in seeds] or [math.inf]
     middle = harness.median(errors)
     yield (f"Poisson: median error of {len(seeds)} seeds", "≤ 2e-7", f"{middle:.1e}", middle <= 2e-7)
     yield ("Poisson: worst error", "≤ 1e-5", f"{max(errors):.1e}", max(errors) <= 1e-5)
-    yield ("Poisson: most seconds of a seed", "≤ 10", f"{max(seconds):.1f}", max(seconds) <= 10)
+    yield ("Poisson: most processor seconds of a seed", "≤ 10", f"{max(seconds):.1f}", max(seconds) <= 10)
 
 
 def main() -> None:
