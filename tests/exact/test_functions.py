@@ -223,6 +223,7 @@ def test_quickest_descent_from_rest_is_the_cycloid_to_first_order_in_time():
     assert np.log2(off[0] / off[1]) >= 0.6, off
 
 
+@pytest.mark.slow
 def test_quickest_descent_by_its_speed_over_the_cube_root_of_x_is_smooth_and_of_high_order():
     # With x = s³ and the speed v = √(2gy) as the unknown the cycloid is smooth at the start: v ~ s.
     energy = tw.IntegralFunctional(lambda s, v, slope: jnp.sqrt(9 * s[0] ** 4 + (v * slope / _GRAVITY) ** 2) / v)
@@ -242,6 +243,7 @@ def test_flow_of_the_dirichlet_energy_ends_at_the_harmonic_function():
     assert _error(_minimised(energy, start), lambda x: np.exp(x[..., 0]) * np.sin(x[..., 1])) < 1e-4
 
 
+@pytest.mark.slow
 def test_minimal_surface_is_the_one_of_scherk():
     scherk = lambda x: jnp.log(jnp.cos(x[1]) / jnp.cos(x[0]))  # noqa: E731
     energy = tw.IntegralFunctional(lambda x, u, du: jnp.sqrt(1 + jnp.sum(du**2)))
