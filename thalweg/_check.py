@@ -34,9 +34,14 @@ def check_combination(energy: AbstractEnergy, state: State, geometry: AbstractGe
     check_state(state)
     geometry.at(state)
     _check_proximable(energy, state, scheme)
+    check_energy(energy, state)
+    scheme.check(energy, geometry, state)
+
+
+def check_energy(energy: AbstractEnergy, state: State) -> None:
+    """Raise unless the energy has a value at the state, whatever the scheme."""
     _check_outputs(energy, state)
     _check_energy_fits(energy, state)
-    scheme.check(energy, geometry, state)
 
 
 def check_key(energy: AbstractEnergy, scheme: AbstractScheme, key: PRNGKey | None) -> None:

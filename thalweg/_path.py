@@ -173,11 +173,11 @@ def concatenate(paths: list[Path]) -> Path:
 
     def join(*leaves: Any) -> Any:
         # By NumPy: JAX would compile a concatenation anew for each number and length of pieces.
-        joined = np.concatenate([np.asarray(leaf) for leaf in leaves]) if eqx.is_array(leaves[0]) else leaves[0]
-        return jax.device_put(joined) if eqx.is_array(joined) else joined
+        return np.concatenate([np.asarray(leaf) for leaf in leaves]) if eqx.is_array(leaves[0]) else leaves[0]
 
     parts = [(p.times, moving(p.states), p.records, p.measurements) for p in paths]
-    times, states, records, measurements = jax.tree.map(join, *parts)
+    joined, rest = eqx.partition(jax.tree.map(join, *parts), lambda leaf: isinstance(leaf, np.ndarray))
+    times, states, records, measurements = eqx.combine(jax.device_put(joined), rest)
     states = eqx.combine(states, last.states)
     return Path(
         times,

@@ -102,7 +102,8 @@ def energies(dim: int) -> dict[str, Any]:
         "on a plane": as_energy(_quartic) + tw.Hyperplane(0.9),
         "simplex": as_energy(_quadratic) + tw.Simplex(),
         "likelihood": tw.NegativeLogLikelihood(jnp.asarray(0.7)),
-        "likelihood of data": tw.NegativeLogLikelihood(jnp.asarray([1.0, 0.0, 1.0, 2.0])),
+        "half deviance": tw.HalfDeviance(jnp.asarray([1.0, 0.0, 1.0, 1.0])),
+        "likelihood of data": tw.NegativeLogLikelihood(jnp.asarray([1.0, 0.0, 1.0, 1.0])),
         "divergence of members": tw.Functional(_to_another_member),
         "integral": tw.IntegralFunctional(_lagrangian),
         "action": tw.Action(lambda y: jnp.cos(y) + 0.1 * y**2),
@@ -148,7 +149,7 @@ def _empirical_fisher() -> tw.EmpiricalFisher:
     """At the regression; it warns of itself."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        return tw.EmpiricalFisher(jnp.asarray([1.0, 0.0, 1.0, 2.0]), damping=0.1)
+        return tw.EmpiricalFisher(jnp.asarray([1.0, 0.0, 1.0, 1.0]), damping=0.1)
 
 
 def _lagrangian(x, y, slope):
@@ -244,6 +245,10 @@ def schemes() -> dict[str, Any]:
         "continuous by exponentials": tw.Continuous(0.05, tw.ExponentialRosenbrock()),
         "continuous by finite volumes": tw.Continuous(0.05, tw.FiniteVolume()),
         "langevin": tw.Langevin(0.01),
+        "linearly implicit": tw.LinearlyImplicit(0.05),
+        "learnt scale": tw.LinearlyImplicit(scale=tw.LearntDiagonal(), solver=tw.DenseSpectrum()),
+        "krylov": tw.LinearlyImplicit(0.05, solver=tw.Krylov(6)),
+        "gauss newton": tw.LinearlyImplicit(0.05, curvature=tw.GaussNewton()),
         "forward backward": tw.ForwardBackward(1e-3),
         "proximal newton": tw.ProximalNewton(),
         "momentum": tw.Momentum(0.02, restart=tw.SpeedRestart()),
@@ -279,6 +284,10 @@ VARIANTS = {
     "continuous by exponentials": [("vector", "mahalanobis")],
     "continuous by finite volumes": [("plane", "wasserstein")],
     # These meet few, as what they add to `Explicit` is the same everywhere.
+    "linearly implicit": [("vector", "mahalanobis"), ("weighted particles", "wasserstein"), ("poisson", "fisher-rao")],
+    "learnt scale": [("vector", "euclidean")],
+    "krylov": [("pytree", "euclidean")],
+    "gauss newton": [("regression", "fisher-rao")],
     "momentum": [("vector", "p norm"), ("weighted particles", "wasserstein")],
     "heavy ball": [("matrix", "p norm")],
     "mirror momentum": [("probabilities", "bregman")],

@@ -3,7 +3,8 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -15,6 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 import thalweg as tw
+from thalweg._check import check_energy
+from thalweg.energies import as_energy
 from thalweg.likelihoods import Normal
 
 YES, NO = "✓", "–"
@@ -64,6 +67,9 @@ def representatives(dim: int = 1) -> dict[str, dict[str, Any]]:
             "PorousMedium": tw.PorousMedium(2.0),
             "Functional": tw.Functional(lambda state: state.expect(square)),
             "NegativeLogLikelihood": tw.NegativeLogLikelihood(jnp.ones(2)),
+            "HalfDeviance": tw.HalfDeviance(jnp.ones(2)),
+            "IntegralFunctional": tw.IntegralFunctional(lambda x, y, slope: 0.5 * slope**2),
+            "Action": tw.Action(lambda y: 0.5 * y**2),
             "Box": tw.Box(),
             "NonNegative": tw.NonNegative(),
             "L1": tw.L1(1.0),
@@ -80,6 +86,7 @@ def representatives(dim: int = 1) -> dict[str, dict[str, Any]]:
             "GridDensity, 1D": flat(line),
             "GridDensity, 1D periodic": flat(ring),
             "GridDensity, 2D": flat(plane),
+            "GridFunction": tw.GridFunction(jnp.linspace(0.0, 1.0, 9), tw.Grid(0.0, 1.0, 8)),
             "Particles": tw.Particles(points),
             "Particles with KernelDensity": tw.Particles(points, density=tw.KernelDensity()),
             "Gaussian": tw.Gaussian(jnp.zeros(1), jnp.eye(1)),
@@ -106,12 +113,16 @@ def representatives(dim: int = 1) -> dict[str, dict[str, Any]]:
             "Bregman": tw.Bregman(_any_function),
             "Hessian": tw.Hessian(_any_function),
             "Riemannian": tw.Riemannian(lambda x: jnp.eye(x.size, dtype=x.dtype)),
+            "L2": tw.L2(),
+            "Sobolev": tw.Sobolev(),
             "FisherRao": tw.FisherRao(),
+            "EmpiricalFisher": _empirical_fisher(),
             "Wasserstein": tw.Wasserstein(),
         },
         "scheme": {
             "Constrained": tw.Constrained(0.1),
             "Explicit": tw.Explicit(0.1),
+            "LinearlyImplicit": tw.LinearlyImplicit(0.1),
             "Proximal": tw.Proximal(0.1),
             "Continuous": tw.Continuous(0.1),
             "Langevin": tw.Langevin(0.1),
@@ -121,6 +132,13 @@ def representatives(dim: int = 1) -> dict[str, dict[str, Any]]:
             "MirrorMomentum": tw.MirrorMomentum(0.1),
         },
     }
+
+
+def _empirical_fisher() -> Any:
+    with warnings.catch_warnings():
+        # It warns that it is not the Fisher matrix, which the table need not repeat.
+        warnings.simplefilter("ignore")
+        return tw.EmpiricalFisher(jnp.ones(2))
 
 
 def _any_function(state: Any) -> Any:
@@ -139,12 +157,35 @@ def find_combinations() -> tuple[Combination, ...]:
         choices["state"].items(), choices["geometry"].items()
     ):
         energies = by_dim[getattr(state, "dim", 1)]
+        no_metric = _reason(geometry.at, state)
+        unfit = {
+            name: None if name in _WITH_A_PROXIMAL_MAP else _reason(check_energy, as_energy(energy), state)
+            for name, energy in ({} if no_metric else energies).items()
+        }
+        answers: dict[str, str | None] = {}
         for (energy_name, energy), (scheme_name, scheme) in itertools.product(
             energies.items(), choices["scheme"].items()
         ):
-            reason = tw.why_unsupported(energy, state, geometry=geometry, scheme=scheme)
+            if no_metric is not None or unfit[energy_name] is not None:
+                reason = no_metric or unfit[energy_name]
+            elif energy_name in _WITH_A_PROXIMAL_MAP[1:]:
+                reason = answers[scheme_name]
+                reason = reason and reason.replace(_WITH_A_PROXIMAL_MAP[0], energy_name)
+            else:
+                reason = tw.why_unsupported(energy, state, geometry=geometry, scheme=scheme)
+            if energy_name == _WITH_A_PROXIMAL_MAP[0]:
+                answers[scheme_name] = reason
             found.append(Combination(state_name, geometry_name, energy_name, scheme_name, reason))
     return tuple(found)
+
+
+def _reason(check: Callable[..., Any], *choices: Any) -> str | None:
+    """What a check says, or `None` if it has nothing to say."""
+    try:
+        check(*choices)
+    except (tw.UnsupportedCombination, ValueError) as error:
+        return str(error)
+    return None
 
 
 def lines(found: Sequence[Combination]) -> list[Line]:
@@ -170,14 +211,22 @@ def scheme_names(found: Sequence[Combination]) -> tuple[str, ...]:
 
 
 def _cells(found: Sequence[Combination]) -> Iterator[tuple[str, str, str, *tuple[str, ...]]]:
-    everything = tuple(dict.fromkeys(entry.energy for entry in found if entry.energy not in _OF_PARAMETERS))
+    names = dict.fromkeys(entry.energy for entry in found)
+    everything = tuple(name for name in names if name not in _NOT_OF_DENSITIES)
     for line in lines(found):
-        energies = "every energy of densities" if line.energies == everything else ", ".join(line.energies)
+        # A mini-batch is a function like any other.
+        shown = tuple(name for name in line.energies if name != "MiniBatch" or len(line.energies) == 1)
+        energies = "every energy of densities" if shown == everything else ", ".join(shown)
+        energies = "constraints and penalties" if shown == _WITH_A_PROXIMAL_MAP else energies
         yield line.state, ", ".join(line.geometries), energies, *(YES if yes else NO for yes in line.supported)
 
 
 # A likelihood is an energy of a family's parameters; every other energy is one of densities.
-_OF_PARAMETERS = ("NegativeLogLikelihood",)
+_OF_PARAMETERS = ("NegativeLogLikelihood", "HalfDeviance")
+
+# What these go with is what the first of them goes with: they differ in their proximal map alone.
+_WITH_A_PROXIMAL_MAP = ("Box", "NonNegative", "L1", "ElasticNet", "GroupLasso", "Simplex", "Hyperplane", "L2Ball")
+_NOT_OF_DENSITIES = (*_OF_PARAMETERS, *_WITH_A_PROXIMAL_MAP, "MiniBatch", "IntegralFunctional", "Action")
 
 
 def as_markdown(found: Sequence[Combination] | None = None) -> str:

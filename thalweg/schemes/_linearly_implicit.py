@@ -12,7 +12,7 @@ from thalweg._errors import UnsupportedCombination
 from thalweg._result import RESULTS
 from thalweg._types import Array, Count, Flag, PRNGKey, Scalar, ScalarLike, State
 from thalweg.energies import AbstractEnergy
-from thalweg.geometries import AbstractGeometry, AbstractMetric
+from thalweg.geometries import AbstractGeometry, AbstractMetric, admissibility_in
 from thalweg.schemes._base import AbstractScheme, StepInfo, check_positive, limited_step_size
 from thalweg.schemes._curvature import (
     AbstractCurvature,
@@ -23,7 +23,7 @@ from thalweg.schemes._curvature import (
     over_chart,
 )
 from thalweg.schemes._trust_region import BallStep, minimise_in_ball, multiplier_floor
-from thalweg.states import admissibility, moving
+from thalweg.states import moving
 
 _MAX_TRIALS = 60
 # After so many steps without a visible decrease the energy will not fall any more.
@@ -137,7 +137,8 @@ class LinearlyImplicit(AbstractScheme):
             by_slopes = -0.5 * (slope_after + model.gradient) @ displacement / ball.decrease
             rounding = 64 * eps * jnp.abs(value)
             ratio = jnp.where(noisy & (after <= value + rounding), by_slopes, ratio)
-            fine = jnp.isfinite(after) & (admissibility(moved) == RESULTS.successful) & _all_finite(displacement)
+            inside = admissibility_in(geometry, moved) == RESULTS.successful
+            fine = jnp.isfinite(after) & inside & _all_finite(displacement)
             good = fine & straight & (ratio > 1e-4) & (after <= value + rounding)
             ratio = jnp.where(straight, ratio, jnp.minimum(ratio, 0))
             return _Trial(radius, ball, displacement, jnp.where(fine, ratio, -jnp.inf), after, good)
