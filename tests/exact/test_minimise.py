@@ -189,3 +189,13 @@ def test_fit_of_counts_is_fishers_scoring():
     residual = inputs.T @ (jnp.exp(inputs @ path.final.state.params) - outputs)
     # The score equations of a generalised linear model, relative to a sum of 200 terms.
     assert float(jnp.max(jnp.abs(residual))) < 1e-9
+
+
+@pytest.mark.parametrize("dataset", ["Lanczos3", "ENSO"])
+def test_fit_goes_on_where_the_rounding_of_the_misfit_hides_its_decrease(dataset):
+    # Lanczos3: outputs of 2 with residuals of 1e-5, so the misfit has rounding errors of 1e-11 of itself. ENSO: a large
+    # misfit, where convergence is linear. Both certified to 11 digits.
+    problem = tw.problems.nist_regression(dataset)
+    path = tw.fit(problem.model, problem.inputs, problem.outputs, problem.starts[1])
+    assert bool(path.result == tw.RESULTS.stopped)
+    assert float(problem.log_relative_error(path.final.state.params)) > 9

@@ -36,7 +36,7 @@ def fit(
 
     **Arguments:** `model`, `inputs`, `outputs`; `params`: where to begin, a pytree; `likelihood`: of one output
     (`None`: `tw.likelihoods.Normal()`); `tolerance`: stop when the decrease of the misfit that the linearised model
-    still promises is below `tolerance`·misfit (`None`: 10⁻⁴ rounding units of the dtype, since convergence is only
+    still promises is below `tolerance`·misfit (`None`: 10⁻⁸ rounding units of the dtype, since convergence is only
     linear where the misfit does not vanish); `num_steps`: the most steps taken.
 
     **Returns:** a [`thalweg.Path`][] whose energies are the misfit, half the deviance ([`thalweg.HalfDeviance`][]);
@@ -52,7 +52,7 @@ def fit(
     state = Parametric(params, family)
     family.check(params, outputs)
     if tolerance is None:
-        tolerance = 1e-4 * float(jnp.finfo(_tree.dtype_of(params)).eps)
+        tolerance = 1e-8 * float(jnp.finfo(_tree.dtype_of(params)).eps)
     return flow(
         HalfDeviance(outputs),
         state,

@@ -61,14 +61,15 @@ class Krylov(eqx.Module):
 
 
 class Memory(eqx.Module):
-    """What the scheme remembers: the radius of trust, the learnt diagonal, the energy where it began, and for how many
-    steps the energy has not visibly fallen.
+    """What the scheme remembers: the radius of trust, the learnt diagonal, the energy where it began, for how many
+    steps the energy has not visibly fallen, and the least that the model ever promised.
     """
 
     radius: Scalar
     diagonal: Array
     first_value: Scalar
     stalled: Count
+    least_decrement: Scalar
 
 
 class LinearlyImplicit(AbstractScheme):
@@ -101,7 +102,7 @@ class LinearlyImplicit(AbstractScheme):
     def init(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State, key: PRNGKey | None) -> Any:
         flat, _ = ravel_pytree(moving(state))
         unknown = jnp.asarray(jnp.inf, flat.dtype)
-        return Memory(unknown, jnp.zeros_like(flat), unknown, jnp.asarray(0, jnp.int32))
+        return Memory(unknown, jnp.zeros_like(flat), unknown, jnp.asarray(0, jnp.int32), unknown)
 
     def step(
         self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State, memory: Memory, key: PRNGKey | None
@@ -129,13 +130,16 @@ class LinearlyImplicit(AbstractScheme):
             moved = metric.chart(unravel(displacement))  # type: ignore[misc]
             after = jnp.asarray(energy(moved), dtype)
             ratio = (value - after) / ball.decrease
-            # Where the decrease is lost in the rounding of F, the slopes at both ends still tell it.
-            noisy = ball.decrease <= 1e4 * eps * jnp.abs(value)
+            # Where the decrease is lost in the rounding of F, the slopes at both ends still tell it. That rounding is
+            # of the terms of F, which may be larger than F: where the slopes agree with the model, what F seems to
+            # rise by is forgiven up to a part in 10⁹ or so.
+            noisy = ball.decrease <= eps**0.6 * jnp.abs(value)
             slope_after = jax.lax.cond(
                 noisy, lambda: jax.grad(along)(displacement), lambda: jnp.zeros_like(displacement)
             )
             by_slopes = -0.5 * (slope_after + model.gradient) @ displacement / ball.decrease
-            rounding = 64 * eps * jnp.abs(value)
+            agree = noisy & (jnp.abs(by_slopes - 1) < 0.5)
+            rounding = jnp.where(agree, 0.1 * eps**0.6, 64 * eps) * jnp.abs(value)
             ratio = jnp.where(noisy & (after <= value + rounding), by_slopes, ratio)
             inside = admissibility_in(geometry, moved) == RESULTS.successful
             fine = jnp.isfinite(after) & inside & _all_finite(displacement)
@@ -170,7 +174,10 @@ class LinearlyImplicit(AbstractScheme):
         little = (relative <= 1e-6) | (decrement <= 64 * eps * (first_value - value))
         at_rest = at_rest | (~trial.good & little)
         moved = _tree.where(at_rest, state, moved)
-        lowered = trial.good & (value - trial.after > 4 * eps * jnp.abs(value))
+        # Slopes go on telling where the values have stopped.
+        nearer = decrement < 0.9 * memory.least_decrement
+        lowered = trial.good & ((value - trial.after > 4 * eps * jnp.abs(value)) | nearer)
+        least_decrement = jnp.minimum(memory.least_decrement, decrement)
         stalled = jnp.where(lowered, 0, memory.stalled + jnp.where(at_rest, _STALLED, 1))
 
         result = RESULTS.where(trial.good | at_rest, RESULTS.successful, RESULTS.step_size_underflow)
@@ -188,7 +195,7 @@ class LinearlyImplicit(AbstractScheme):
             trial.ball.multiplier > 0, trial.ball.multiplier, jnp.maximum(multiplier_floor(values), least)
         )
         info = StepInfo(alpha, distance, distance / alpha, result, stats)
-        return moved, Memory(radius, diagonal, first_value, stalled), info
+        return moved, Memory(radius, diagonal, first_value, stalled, least_decrement), info
 
     def _scale(self, metric: AbstractMetric, model: Any, memory: Memory) -> tuple[Scale, Array]:
         if self.scale is None:
