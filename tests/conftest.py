@@ -1,8 +1,10 @@
 """What holds in every test: float64, strict promotion, warnings as errors, four CPU devices, shapes checked."""
 
+import gc
 import importlib.metadata
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 # Read once, when jax and matplotlib are first imported; what is already set wins (JAX_PLATFORMS=cuda for -m gpu).
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -55,3 +57,24 @@ def standard_promotion() -> Iterator[None]:
 def pytest_report_header() -> str:
     """Which jax, and on what: the same suite runs with several."""
     return f"jax {jax.__version__} on {jax.device_count()} {jax.default_backend()} devices"
+
+
+# Each compiled function holds some memory maps of the process, of which Linux allows 65,530: past that the compiler
+# crashes. Looked at now and then, since to count them takes some milliseconds.
+_MOST_MAPS, _TESTS_BETWEEN_LOOKS = 40_000, 20
+_tests_since_look = 0
+
+
+@pytest.fixture(autouse=True)
+def _compiled_code_fits_the_process() -> Iterator[None]:
+    """Forget compiled functions before the process runs out of memory maps."""
+    global _tests_since_look
+    yield
+    _tests_since_look += 1
+    if _tests_since_look < _TESTS_BETWEEN_LOOKS:
+        return
+    _tests_since_look = 0
+    maps = Path("/proc/self/maps")
+    if maps.exists() and sum(1 for _ in maps.open("rb")) > _MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
