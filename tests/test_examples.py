@@ -3,6 +3,7 @@
 import pathlib
 import runpy
 
+import jax
 import pytest
 
 EXAMPLES = sorted((pathlib.Path(__file__).parent.parent / "examples").glob("*.py"))
@@ -25,7 +26,9 @@ def test_an_example_runs_and_leaves_its_picture(example, tmp_path, monkeypatch):
     pyplot = pytest.importorskip("matplotlib.pyplot", reason="pictures need the extra thalweg[plot]")
     image = pytest.importorskip("matplotlib.image", reason="pictures need the extra thalweg[plot]")
     monkeypatch.chdir(tmp_path)
-    runpy.run_path(str(example), run_name="__main__")
+    # As a user runs it: with JAX's own promotion rules.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        runpy.run_path(str(example), run_name="__main__")
     pyplot.close("all")
     pixels = image.imread(tmp_path / f"{example.stem}.png")
     # A blank canvas has no contrast.

@@ -440,4 +440,6 @@ def everything_below(cls: type) -> set[type]:
 def is_public(cls: type) -> bool:
     home = sys.modules[cls.__module__]
     ours = cls.__module__.startswith("thalweg.") and not cls.__name__.startswith("_")
+    # What other libraries call is no part of a path.
+    ours = ours and not cls.__module__.startswith("thalweg.interop.")
     return ours and getattr(home, cls.__name__, None) is cls

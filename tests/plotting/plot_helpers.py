@@ -109,7 +109,16 @@ def _scattered(share: float) -> Any:
 
 def _fitted() -> Path:
     inputs = jnp.linspace(0.0, 4.0, 9)
-    return tw.fit(straight_line, inputs, 2.0 + 0.5 * inputs, jnp.array([0.0, 0.0]), num_steps=5)
+    outputs = 2.0 + 0.5 * inputs
+    family = tw.likelihoods.Regression(straight_line, inputs, tw.likelihoods.Normal())
+    # Steps of a part of the way, so that there is something to see; `fit` is there in one.
+    return tw.flow(
+        tw.HalfDeviance(outputs),
+        tw.Parametric(jnp.array([0.0, 0.0]), family),
+        geometry=tw.FisherRao(),
+        scheme=tw.Explicit(0.4),
+        num_steps=5,
+    )
 
 
 # The first three are computed: their states hold what `flow` leaves in them, functions set aside and all.

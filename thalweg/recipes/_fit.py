@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from thalweg import _tree
@@ -16,6 +17,8 @@ from thalweg.likelihoods import AbstractFamily, Normal, Regression
 from thalweg.schemes import GaussNewton, LearntDiagonal, LinearlyImplicit
 from thalweg.states import Parametric
 
+_FEW = 50
+
 
 def fit(
     model: Callable[..., Any],
@@ -26,6 +29,7 @@ def fit(
     likelihood: AbstractFamily | None = None,
     tolerance: float | None = None,
     num_steps: int = 1000,
+    save_every: int | None = None,
 ) -> Path:
     r"""Fit `model(params, inputs) -> outputs` by damped natural gradient, $\theta^+ = \theta - (F +
     G/\alpha)^{-1}\nabla L$ with the Fisher matrix F: for a normal likelihood Levenberg and Marquardt's method with
@@ -37,7 +41,9 @@ def fit(
     **Arguments:** `model`, `inputs`, `outputs`; `params`: where to begin, a pytree; `likelihood`: of one output
     (`None`: `tw.likelihoods.Normal()`); `tolerance`: stop when the decrease of the misfit that the linearised model
     still promises is below `tolerance`·misfit (`None`: 10⁻⁸ rounding units of the dtype, since convergence is only
-    linear where the misfit does not vanish); `num_steps`: the most steps taken.
+    linear where the misfit does not vanish); `num_steps`: the most steps taken;
+    `save_every`: steps between two saves, each of which takes about as long as a step (`None`: every step for up to 50
+    parameters, every hundredth of `num_steps` beyond).
 
     **Returns:** a [`thalweg.Path`][] whose energies are the misfit, half the deviance ([`thalweg.HalfDeviance`][]);
     `path.final.state.params` has the user's structure. `path.result` is `tw.RESULTS.stopped` where the tolerance was
@@ -51,6 +57,9 @@ def fit(
     family = Regression(model, inputs, Normal() if likelihood is None else likelihood)
     state = Parametric(params, family)
     family.check(params, outputs)
+    if save_every is None:
+        few = sum(leaf.size for leaf in jax.tree.leaves(params)) <= _FEW
+        save_every = max(1, num_steps // (1000 if few else 100))
     if tolerance is None:
         tolerance = 1e-8 * float(jnp.finfo(_tree.dtype_of(params)).eps)
     return flow(
@@ -59,7 +68,7 @@ def fit(
         geometry=FisherRao(),
         scheme=LinearlyImplicit(curvature=GaussNewton(), scale=LearntDiagonal()),
         num_steps=num_steps,
-        save_every=max(1, num_steps // 100),
+        save_every=save_every,
         stop=ModelDecrease(tolerance),
         throw=False,
     )
