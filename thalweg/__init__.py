@@ -64,19 +64,19 @@ if TYPE_CHECKING:
     from thalweg.geometries import L2 as L2
     from thalweg.geometries import Bregman as Bregman
     from thalweg.geometries import BurgEntropy as BurgEntropy
-    from thalweg.geometries import Euclidean as Euclidean
-    from thalweg.geometries import EuclideanProduct as EuclideanProduct
     from thalweg.geometries import DenseFisher as DenseFisher
     from thalweg.geometries import EmpiricalFisher as EmpiricalFisher
+    from thalweg.geometries import Euclidean as Euclidean
+    from thalweg.geometries import EuclideanProduct as EuclideanProduct
     from thalweg.geometries import FisherRao as FisherRao
-    from thalweg.geometries import KernelFisher as KernelFisher
-    from thalweg.geometries import MatrixFreeFisher as MatrixFreeFisher
     from thalweg.geometries import FrobeniusNorm as FrobeniusNorm
     from thalweg.geometries import GroupNorm as GroupNorm
     from thalweg.geometries import Hessian as Hessian
+    from thalweg.geometries import KernelFisher as KernelFisher
     from thalweg.geometries import Legendre as Legendre
     from thalweg.geometries import LogDeterminant as LogDeterminant
     from thalweg.geometries import Mahalanobis as Mahalanobis
+    from thalweg.geometries import MatrixFreeFisher as MatrixFreeFisher
     from thalweg.geometries import MaxNorm as MaxNorm
     from thalweg.geometries import MaxProduct as MaxProduct
     from thalweg.geometries import NewtonSchulz as NewtonSchulz
