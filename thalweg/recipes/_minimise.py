@@ -1,9 +1,9 @@
 """minimise(): the point where a function is least, and what kind of point it is."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 
@@ -93,4 +93,4 @@ def classified(path: Path, energy: Callable[..., Any]) -> Path:
         kind = stationary_point(as_energy(energy), path.final.state)
         result = RESULTS.where(kind.is_saddle, RESULTS.saddle_point, RESULTS.flat_point)
         result = RESULTS.where(kind.is_minimum, RESULTS.minimum, result)
-    return eqx.tree_at(lambda p: p.result, path, result)
+    return dataclasses.replace(path, result=result)

@@ -1,10 +1,12 @@
 """Linearly implicit steps: F to second order, and a step size that the model has earned."""
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from thalweg import _tree
@@ -100,9 +102,11 @@ class LinearlyImplicit(AbstractScheme):
             check_positive(self.step_size, "step_size", "LinearlyImplicit")
 
     def init(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State, key: PRNGKey | None) -> Any:
-        flat, _ = ravel_pytree(moving(state))
-        unknown = jnp.asarray(jnp.inf, flat.dtype)
-        return Memory(unknown, jnp.zeros_like(flat), unknown, jnp.asarray(0, jnp.int32), unknown)
+        dtype, unknown = _tree.dtype_of(state), np.inf
+        at_first = Memory(unknown, np.zeros(_size(state)), unknown, 0, unknown)  # type: ignore[arg-type]
+        # All at once: each array that is made by itself costs the host as much as a step of a small problem.
+        arrays = jax.tree.map(lambda leaf: np.asarray(leaf, np.int32 if isinstance(leaf, int) else dtype), at_first)
+        return jax.device_put(arrays)
 
     def step(
         self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State, memory: Memory, key: PRNGKey | None
@@ -219,9 +223,8 @@ class LinearlyImplicit(AbstractScheme):
     def resolve(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> "LinearlyImplicit":
         if self.solver is not None:
             return self
-        size = ravel_pytree(moving(state))[0].size
-        solver = DenseSpectrum() if size <= _LARGEST_DENSE else Krylov()
-        return eqx.tree_at(lambda s: s.solver, self, solver, is_leaf=lambda leaf: leaf is None)
+        solver = DenseSpectrum() if _size(state) <= _LARGEST_DENSE else Krylov()
+        return dataclasses.replace(self, solver=solver)
 
     def limit(self, remaining: Scalar) -> "LinearlyImplicit":
         step_size = jnp.asarray(jnp.inf if self.step_size is None else self.step_size, remaining.dtype)
@@ -251,6 +254,10 @@ def _correction(
     added = -0.5 * turned / (spectrum.values + ball.multiplier)
     straight = 2 * jnp.linalg.norm(added) <= model.largest_bend * jnp.linalg.norm(ball.coefficients)
     return scale.divide_transposed(spectrum.basis @ added), straight
+
+
+def _size(state: State) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(moving(state)))
 
 
 def _all_finite(array: Array) -> Flag:
