@@ -102,11 +102,10 @@ class LinearlyImplicit(AbstractScheme):
             check_positive(self.step_size, "step_size", "LinearlyImplicit")
 
     def init(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State, key: PRNGKey | None) -> Any:
-        dtype, unknown = _tree.dtype_of(state), np.inf
-        at_first = Memory(unknown, np.zeros(_size(state)), unknown, 0, unknown)  # type: ignore[arg-type]
+        dtype = _tree.dtype_of(state)
+        unknown, nothing_learnt = np.asarray(np.inf, dtype), np.zeros(_size(state), dtype)
         # All at once: each array that is made by itself costs the host as much as a step of a small problem.
-        arrays = jax.tree.map(lambda leaf: np.asarray(leaf, np.int32 if isinstance(leaf, int) else dtype), at_first)
-        return jax.device_put(arrays)
+        return Memory(*jax.device_put((unknown, nothing_learnt, unknown, np.zeros((), np.int32), unknown)))
 
     def step(
         self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State, memory: Memory, key: PRNGKey | None
