@@ -70,7 +70,6 @@ _FEWEST = {
     ("regression", "fisher-rao"): 3,
     ("regression", "damped fisher-rao"): 3,
     ("regression", "empirical fisher"): 3,
-    ("families", "fisher-rao"): 1,
     ("curve", "l2"): 3,
     ("curve", "sobolev"): 3,
 }
