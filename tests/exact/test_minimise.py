@@ -44,6 +44,36 @@ def test_with_a_limit_it_is_the_flow_to_first_order():
     assert 0.9 < np.log2(errors[0] / errors[1]) < 1.1
 
 
+def test_near_a_saddle_a_limited_step_follows_the_flow():
+    energy = lambda x: 0.5 * (x[0] ** 2 - x[1] ** 2)  # noqa: E731
+    scheme, start = tw.LinearlyImplicit(0.01), jnp.asarray([1.0, 1e-3])
+    path = tw.flow(energy, start, geometry=tw.Euclidean(), scheme=scheme, final_time=1.0)
+    # Linearly implicit Euler on each eigendirection, (1 + αλ)^{-100}; the rule for the radius may cut a step.
+    np.testing.assert_allclose(path.final.state, [1.01**-100, 1e-3 * 0.99**-100], rtol=1e-6)
+
+
+def test_an_estimate_that_has_not_converged_makes_no_minimum():
+    curvatures = jnp.logspace(-6, 6, 2000).at[1000].set(-1e-3)
+    found = tw.stationary_point(lambda x: 0.5 * jnp.sum(curvatures * x**2), jnp.zeros(2000))
+    assert found.estimated
+    assert not found.is_minimum
+    plain = tw.stationary_point(lambda x: jnp.sum(jnp.linspace(1.0, 5.0, 2000) * x**2), jnp.zeros(2000))
+    assert plain.is_minimum
+
+
+def test_the_unit_of_the_energy_does_not_matter_without_a_learnt_scale():
+    start = jnp.asarray([-1.2, 1.0], jnp.float32)
+    for unit in (1.0, 1e-15):
+        path = tw.flow(
+            lambda x, unit=unit: unit * rosenbrock(x),
+            start,
+            geometry=tw.Euclidean(),
+            scheme=tw.LinearlyImplicit(),
+            num_steps=60,
+        )
+        np.testing.assert_allclose(path.final.state, 1.0, atol=1e-3)
+
+
 def test_the_energy_never_rises_and_the_end_is_quadratic():
     path = tw.minimise(rosenbrock, jnp.asarray([-1.2, 1.0, -0.5]))
     assert bool(path.result == tw.RESULTS.minimum), path.message

@@ -32,7 +32,8 @@ class StationaryPoint(eqx.Module):
     geometry (Euclidean: that of the Hessian); `direction`: its eigenvector, shaped like what moves in the state;
     `gradient_norm`: $\|\xi\|_*$; `is_minimum`, `is_saddle`, `is_flat`: exactly one is true, by the sign of the smallest
     curvature (flat: zero to rounding, so that second derivatives do not tell); `estimated`: whether it was found from
-    Hessian-vector products, in which case it is an upper bound.
+    Hessian-vector products, in which case it is an upper bound, and the point is called flat where the estimate has
+    not converged.
     """
 
     smallest_curvature: Scalar
@@ -49,7 +50,9 @@ class StationaryPoint(eqx.Module):
         return "minimum" if self.is_minimum else "saddle" if self.is_saddle else "flat"
 
 
-def stationary_point(energy: AbstractEnergy | Callable[..., Any], state: State, *, geometry: Any = None) -> Any:
+def stationary_point(
+    energy: AbstractEnergy | Callable[..., Any], state: State, *, geometry: Any = None
+) -> StationaryPoint:
     r"""What kind of stationary point a state is, by the smallest curvature of the energy there.
 
     It does not check that the state is one: look at `gradient_norm`.
@@ -151,6 +154,9 @@ def _by_lanczos(product: Callable[[Array], Array], like: Array) -> tuple[Scalar,
     zeros = jnp.zeros((steps,), like.dtype)
     basis, diagonal, beside = jax.lax.fori_loop(0, steps, step, (basis, zeros, zeros))
     values, vectors = jnp.linalg.eigh(jnp.diag(diagonal) + jnp.diag(beside[:-1], 1) + jnp.diag(beside[:-1], -1))
+    # A Ritz value is an upper bound: one below zero proves a direction of descent, one above proves nothing until it
+    # has converged, which its residual tells.
     zero = 1e3 * jnp.finfo(like.dtype).eps * jnp.max(jnp.abs(values))
-    sign = jnp.where(jnp.abs(values[0]) <= zero, 0, jnp.sign(values[0]))
+    residual = beside[-1] * jnp.abs(vectors[-1, 0])
+    sign = jnp.where(values[0] < -zero, -1, jnp.where(values[0] - residual > zero, 1, 0)).astype(like.dtype)
     return values[0], basis[:-1].T @ vectors[:, 0], sign

@@ -29,7 +29,7 @@ class BallStep(NamedTuple):
 def multiplier_floor(values: Array) -> Scalar:
     """The smallest multiplier that rounding can tell from zero."""
     info = jnp.finfo(values.dtype)
-    return info.eps * jnp.max(jnp.abs(values)) + info.tiny**0.25
+    return info.eps * jnp.max(jnp.abs(values)) + info.tiny**0.75
 
 
 def minimise_in_ball(values: Array, slopes: Array, radius: Scalar, least: Scalar) -> BallStep:
@@ -38,8 +38,8 @@ def minimise_in_ball(values: Array, slopes: Array, radius: Scalar, least: Scalar
     **Arguments:** `values`: $\lambda_i$, ascending or not; `slopes`: $c_i$; `radius`: may be infinite.
     """
     lowest = jnp.min(values)
-    floor = jnp.maximum(multiplier_floor(values), least)
-    low = jnp.maximum(floor, -lowest + floor)
+    floor = multiplier_floor(values)
+    low = jnp.maximum(jnp.maximum(floor, least), -lowest + floor)
 
     def size_at(multiplier: Scalar) -> Scalar:
         return jnp.linalg.norm(slopes / (values + multiplier))
@@ -70,8 +70,9 @@ def minimise_in_ball(values: Array, slopes: Array, radius: Scalar, least: Scalar
     multiplier = jax.lax.while_loop(unfinished, improve, start)[0]
     multiplier = jnp.where(inside, low, multiplier)
     u = -slopes / (values + multiplier)
-    # The hard case: the slope has (nearly) no part along the lowest eigenvector; go along it to the edge.
-    hard = inside & (lowest < 0) & jnp.isfinite(radius) & (low > floor)
+    # The hard case: the slope has (nearly) no part along the lowest eigenvector; go along it to the edge. Where the
+    # limit on the step size alone makes the model convex, there is none.
+    hard = inside & (lowest < 0) & jnp.isfinite(radius) & (least <= -lowest + floor)
     rest = jnp.sqrt(jnp.maximum(radius**2 - jnp.sum(u**2), 0))
     bottom = jnp.argmin(values)
     towards = jnp.where(slopes[bottom] > 0, -rest, rest)
