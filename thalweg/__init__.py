@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from thalweg._first_variation import Velocity as Velocity
     from thalweg._first_variation import first_variation as first_variation
     from thalweg._first_variation import pairing as pairing
-    from thalweg._flow import Progress as Progress
     from thalweg._flow import flow as flow
     from thalweg._flow import iterate as iterate
+    from thalweg._loop import Progress as Progress
     from thalweg._measure import ModelDecrease as ModelDecrease
     from thalweg._measure import Snapshot as Snapshot
     from thalweg._measure import Stationary as Stationary
@@ -169,10 +169,10 @@ _PUBLIC = {
         "pairing",
     ),
     "thalweg._flow": (
-        "Progress",
         "flow",
         "iterate",
     ),
+    "thalweg._loop": ("Progress",),
     "thalweg._measure": (
         "ModelDecrease",
         "Snapshot",

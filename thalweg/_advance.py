@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,13 +23,39 @@ def begin(
     """The flow before its first step; every number gets a definite dtype so that no step changes the types."""
     dtype = _tree.dtype_of(state)
     state = jax.tree.map(_strong, state)
-    init_key = None if key is None else jax.random.fold_in(key, 2**31 - 1)
-    memory = jax.tree.map(_strong, scheme.init(energy, geometry, state, init_key))
-    _, _, info = shapes_of(_step, scheme, energy, geometry, state, memory, init_key)
-    stats = {name: np.zeros(value.shape, value.dtype) for name, value in info.stats.items()}
-    # All at once: a device is told of each array it is given by itself.
-    zero, count, stats = jax.device_put((np.zeros((), dtype), np.zeros((), np.int32), stats))
-    return FlowState(state, memory, zero, zero, count, zero, zero, stats)
+    memory = initial_memory(energy, geometry, scheme, state, key)
+    _, _, info = shapes_of(_step, scheme, energy, geometry, state, memory, _init_key(key))
+    stats = {name: jnp.zeros(value.shape, value.dtype) for name, value in info.stats.items()}
+    zero = jnp.zeros((), dtype)
+    return FlowState(state, memory, zero, zero, jnp.zeros((), jnp.int32), zero, zero, stats)
+
+
+def blank(
+    energy: AbstractEnergy, geometry: AbstractGeometry, scheme: AbstractScheme, state: State, key: PRNGKey | None
+) -> FlowState:
+    """`begin(...)` with a memory of zeros, found by shapes alone: what a compiled loop fills in when it begins."""
+    state = jax.tree.map(_strong, state)
+    shapes = shapes_of(begin, energy, geometry, scheme, state, key)
+    return eqx.tree_at(lambda s: s.state, jax.tree.map(_zeros, shapes), state, is_leaf=lambda leaf: leaf is None)
+
+
+def initial_memory(
+    energy: AbstractEnergy, geometry: AbstractGeometry, scheme: AbstractScheme, state: State, key: PRNGKey | None
+) -> Any:
+    """What the scheme remembers before the first step."""
+    return jax.tree.map(_strong, scheme.init(energy, geometry, state, _init_key(key)))
+
+
+def _init_key(key: PRNGKey | None) -> PRNGKey | None:
+    return None if key is None else jax.random.fold_in(key, 2**31 - 1)
+
+
+def _zeros(leaf: Any) -> Any:
+    if not isinstance(leaf, jax.ShapeDtypeStruct):
+        return leaf
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jnp.broadcast_to(jax.random.key(0, impl=str(jax.random.key_impl(leaf))), leaf.shape)
+    return np.zeros(leaf.shape, leaf.dtype)
 
 
 def advance(

@@ -1,19 +1,21 @@
 """Chunks of steps: what runs on the device between two looks of the host.
 
-A chunk is one compiled loop with a dynamic count and a fixed buffer of saves, so no length is compiled twice. Where a
-chunk ends changes no number: every step is the same compiled code, whichever chunk it falls in.
+A chunk is one compiled loop with a dynamic count and a fixed buffer of saves, so no length is compiled twice. The same
+program begins a run and goes on with it. Where a chunk ends changes no number: every step is the same compiled code,
+whichever chunk it falls in.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from thalweg._advance import advance
+from thalweg import _compiled
+from thalweg._advance import advance, initial_memory
 from thalweg._measure import Snapshot, record
 from thalweg._path import FlowState
 from thalweg._result import RESULTS
@@ -39,74 +41,157 @@ class Problem(eqx.Module):
     buffer_size: int = eqx.field(static=True)
 
 
-def run_chunk(problem: Problem, flow_state: FlowState, chunk_steps: int) -> tuple[FlowState, Any, tuple[Any, ...]]:
-    """At most `chunk_steps` steps: the flow state after them, the result, and the saves, one at each multiple of
-    `save_every`.
+class Facts(NamedTuple):
+    """What the host wants to know of a chunk at once: how many saves are on schedule, the number of the result, how
+    many steps have been taken, whether the run has come to its end, whether its next step may be cut by `final_time`,
+    whether the energy of the last record is finite, and whether that record is a save on schedule.
+    """
+
+    num_saves: Any
+    result: Any
+    num_steps: Any
+    is_over: Any
+    is_cut: Any
+    is_finite: Any
+    is_last_due: Any
+
+
+class Chunk(NamedTuple):
+    """What a chunk leaves: the arrays of the flow state, the result, the buffers of saves, and what the host is told.
+
+    The buffers hold the saves on schedule and, after them, the record of the last state, whether it is due or not.
+    """
+
+    arrays: Any
+    result: Any
+    buffers: dict[str, Any]
+    facts: Any
+
+
+def run_chunk(problem: Problem, flow_state: FlowState, num_steps: int, *, begins: bool = False) -> tuple[Any, ...]:
+    """At most `num_steps` steps: the flow state after them, the result, the saves (one at each multiple of
+    `save_every`, and of the start if the chunk `begins` the run), the record of the last state, and the facts.
 
     A chunk ends before the first step that `final_time` shortens, so that the host sees the last state which another
     `final_time` shares.
     """
-    arrays, static = eqx.partition(flow_state, eqx.is_array)
-    arrays, result, buffers, num_saved = _run_chunk(problem, arrays, static, jnp.asarray(chunk_steps, jnp.int32))
-    count = int(num_saved)
-    # A copy, so that the piece does not hold on to the whole buffer.
-    saves = jax.tree.map(lambda leaf: np.asarray(leaf)[:count].copy(), buffers)
-    # On the host, where it is asked many times.
-    result = jax.tree.map(np.asarray, result)
-    return eqx.combine(arrays, static), result, _unpack(saves)
+    chunk = _compiled.call(_chunk, *chunk_arguments(problem, flow_state, num_steps, begins))
+    facts = read_facts(chunk)
+    saves = cut(chunk.buffers, 0, facts.num_saves)
+    tail = cut(chunk.buffers, last_record(facts), last_record(facts) + 1)
+    static = eqx.filter(flow_state, eqx.is_array, inverse=True)
+    return eqx.combine(chunk.arrays, static), on_host(chunk.result), saves, tail, facts
 
 
-@eqx.filter_jit
-def _run_chunk(problem: Problem, arrays: Any, static: Any, chunk_steps: Any) -> tuple[Any, Any, Any, Any]:
-    shapes = jax.eval_shape(lambda a: entry_of(problem, eqx.combine(a, static)), arrays)
-    buffers = jax.tree.map(lambda s: jnp.zeros((problem.buffer_size, *s.shape), s.dtype), shapes)
-    began_cut = _cut_short(problem, arrays.time)
-
-    def unfinished(carry: Any) -> Any:
-        arrays, result, _, saved, taken = carry
-        fits = (taken < chunk_steps) & (saved < problem.buffer_size)
-        over = _is_over(problem, arrays.num_steps, arrays.time)
-        same = began_cut | ~_cut_short(problem, arrays.time)
-        return fits & same & ~over & (result == RESULTS.successful)
-
-    def body(carry: Any) -> Any:
-        arrays, _, buffers, saved, taken = carry
-        moved, result = advance(
-            problem.energy,
-            problem.geometry,
-            problem.scheme,
-            eqx.combine(arrays, static),
-            problem.key,
-            problem.final_time,
-        )
-        # Saves on schedule only: one at the end of the run would not be there in a longer run.
-        save = (result == RESULTS.successful) & (moved.num_steps % problem.save_every == 0)
-        if problem.stop is not None:
-            stopped = _asks_to_stop(problem, moved)
-            result = RESULTS.where((result == RESULTS.successful) & stopped, RESULTS.stopped, result)
-        arrays = eqx.filter(moved, eqx.is_array)
-
-        def write(buffers: Any) -> Any:
-            entry = entry_of(problem, moved)
-            return jax.tree.map(lambda b, e: b.at[saved].set(e.astype(b.dtype)), buffers, entry)
-
-        buffers = jax.lax.cond(save, write, lambda b: b, buffers)
-        return arrays, result, buffers, saved + save.astype(jnp.int32), taken + 1
-
-    zero = jnp.asarray(0, jnp.int32)
-    carry = (arrays, RESULTS.successful, buffers, zero, zero)
-    arrays, result, buffers, saved, _ = jax.lax.while_loop(unfinished, body, carry)
-    return arrays, result, buffers, saved
+def on_host(result: Any) -> Any:
+    """A result as it may be asked many times."""
+    return jax.tree.map(np.asarray, result)
 
 
 def record_once(problem: Problem, flow_state: FlowState) -> tuple[Any, ...]:
     """The save of one state: `(times, states, records, measurements)`, each with a leading axis of length one."""
-    return _unpack(jax.tree.map(lambda leaf: np.asarray(leaf)[None], _record_jitted(problem, flow_state)))
+    return cut(jax.tree.map(lambda leaf: np.asarray(leaf)[None], _compiled.call(entry_of, problem, flow_state)), 0, 1)
 
 
-@eqx.filter_jit
-def _record_jitted(problem: Problem, flow_state: FlowState) -> dict[str, Any]:
-    return entry_of(problem, flow_state)
+def chunk_arguments(problem: Problem, flow_state: FlowState, num_steps: int, begins: bool) -> tuple[Any, ...]:
+    """The arguments of the compiled function of a chunk."""
+    return problem, flow_state, np.asarray(begins), np.asarray(num_steps, np.int32)
+
+
+def prepare_chunk(problem: Problem, flow_state: FlowState, num_steps: int, begins: bool) -> _compiled.Call:
+    """The compiled function of a chunk, to be called with other arrays in the same places."""
+    return _compiled.prepared(_chunk, *chunk_arguments(problem, flow_state, num_steps, begins))
+
+
+def read_facts(chunk: Chunk) -> Facts:
+    """The facts as Python numbers; waits for the chunk."""
+    return Facts(*np.asarray(chunk.facts).tolist())
+
+
+def last_record(facts: Facts) -> int:
+    """Where in the buffers the record of the last state is."""
+    return facts.num_saves - 1 if facts.is_last_due else facts.num_saves
+
+
+def cut(buffers: dict[str, Any], start: int, end: int) -> tuple[Any, ...]:
+    """The saves from `start` to `end` as `(times, states, records, measurements)`, copied, so that they do not hold on
+    to the whole buffer.
+    """
+    return _unpack(jax.tree.map(lambda leaf: np.asarray(leaf)[start:end].copy(), buffers))
+
+
+def _chunk(problem: Problem, flow_state: FlowState, begins: Any, num_steps: Any) -> Chunk:
+    arrays, static = eqx.partition(flow_state, eqx.is_array)
+    choices = problem.energy, problem.geometry, problem.scheme
+
+    def begun() -> Any:
+        memory = initial_memory(*choices, flow_state.state, problem.key)
+        return eqx.filter(eqx.tree_at(lambda s: s.memory, flow_state, memory, is_leaf=_is_none), eqx.is_array)
+
+    arrays = jax.lax.cond(begins, begun, lambda: arrays)
+    shapes = jax.eval_shape(lambda a: entry_of(problem, eqx.combine(a, static)), arrays)
+    # One place more than there are saves, for the record of the last state.
+    buffers = jax.tree.map(lambda s: jnp.zeros((problem.buffer_size + 1, *s.shape), s.dtype), shapes)
+    began_cut = _cut_short(problem, arrays.time)
+
+    def body(carry: _Carry) -> _Carry:
+        here = eqx.combine(carry.arrays, static)
+
+        def step() -> tuple[Any, Any]:
+            moved, result = advance(*choices, here, problem.key, problem.final_time)
+            return eqx.filter(moved, eqx.is_array), result
+
+        arrays, result = jax.lax.cond(carry.begins, lambda: (carry.arrays, RESULTS.successful), step)
+        moved = eqx.combine(arrays, static)
+        good = result == RESULTS.successful
+        # Saves on schedule only: one at the end of the run would not be there in a longer run.
+        due = good & (moved.num_steps % problem.save_every == 0)
+        if problem.stop is not None:
+            stopped = ~carry.begins & _asks_to_stop(problem, moved)
+            result = RESULTS.where(good & stopped, RESULTS.stopped, result)
+        taken = carry.taken + (~carry.begins).astype(jnp.int32)
+        num_saves = carry.num_saves + due.astype(jnp.int32)
+        fits = (taken < num_steps) & (num_saves < problem.buffer_size)
+        same = began_cut | ~_cut_short(problem, moved.time)
+        going = fits & same & ~_is_over(problem, moved.num_steps, moved.time) & (result == RESULTS.successful)
+
+        def write(buffers: Any) -> Any:
+            entry = entry_of(problem, moved)
+            return jax.tree.map(lambda b, e: b.at[carry.num_saves].set(e.astype(b.dtype)), buffers, entry)
+
+        buffers = jax.lax.cond(due | ~going, write, lambda b: b, carry.buffers)
+        return _Carry(arrays, result, buffers, num_saves, taken, jnp.asarray(False), going, due)
+
+    zero, yes = jnp.asarray(0, jnp.int32), jnp.asarray(True)
+    carry = _Carry(arrays, RESULTS.successful, buffers, zero, zero, jnp.asarray(begins), yes, yes)
+    carry = jax.lax.while_loop(lambda carry: carry.going, body, carry)
+    end, buffers = carry.arrays, carry.buffers
+    energies = buffers["energies"] if "energies" in buffers else buffers["measurements"]["regular_energy"]
+    facts = Facts(
+        carry.num_saves,
+        carry.result._value,  # pyright: ignore
+        end.num_steps,
+        _is_over(problem, end.num_steps, end.time),
+        _cut_short(problem, end.time),
+        jnp.isfinite(energies[carry.num_saves - carry.is_due.astype(jnp.int32)]),
+        carry.is_due,
+    )
+    return Chunk(end, carry.result, buffers, jnp.stack([jnp.asarray(fact).astype(jnp.int32) for fact in facts]))
+
+
+class _Carry(NamedTuple):
+    arrays: Any
+    result: Any
+    buffers: Any
+    num_saves: Any
+    taken: Any
+    begins: Any
+    going: Any
+    is_due: Any
+
+
+def _is_none(leaf: Any) -> bool:
+    return leaf is None
 
 
 def entry_of(problem: Problem, flow_state: FlowState) -> dict[str, Any]:
@@ -121,11 +206,6 @@ def entry_of(problem: Problem, flow_state: FlowState) -> dict[str, Any]:
         "distances_squared": flow_state.distance_squared,
         "dissipated": flow_state.dissipated,
     }
-
-
-def save_shapes(problem: Problem, flow_state: FlowState) -> tuple[Any, ...]:
-    """The shapes and dtypes of a save, without its leading axis."""
-    return _unpack(eqx.filter_eval_shape(entry_of, problem, flow_state))
 
 
 def _unpack(entry: dict[str, Any]) -> tuple[Any, ...]:
@@ -181,10 +261,10 @@ def pace_of(name: Any) -> int:
     return 1 if name is None else _paces.get(name, 1)
 
 
-def remember_pace(name: Any, chunk_steps: int) -> None:
+def remember_pace(name: Any, num_steps: int) -> None:
     """Keep the pace of a problem for its next run."""
     if name is not None:
-        _paces[name] = chunk_steps
+        _paces[name] = num_steps
         _paces.move_to_end(name)
         while len(_paces) > 256:
             _paces.popitem(last=False)

@@ -19,6 +19,7 @@ from jax.extend import core
 
 from thalweg._advance import advance
 from thalweg._chunks import Problem, entry_of
+from thalweg._compiled import is_array
 from thalweg._path import FlowState
 
 
@@ -33,7 +34,7 @@ def fingerprint(problem: Problem, flow_state: FlowState) -> str:
     traced = eqx.filter_make_jaxpr(everything)(problem, flow_state)[0]
     digest = hashlib.sha256()
     _read_closed(digest.update, traced)
-    for leaf in jax.tree.leaves(eqx.filter((problem, flow_state), eqx.is_array)):
+    for leaf in filter(is_array, jax.tree.leaves((problem, flow_state))):
         _read_value(digest.update, leaf)
     return digest.hexdigest()
 

@@ -1,5 +1,6 @@
 """The whole path of a flow, with its energies and its certificate."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -9,6 +10,7 @@ import numpy as np
 from thalweg import _tree
 from thalweg._errors import Unavailable
 from thalweg._result import RESULTS
+from thalweg._saves import Saves
 from thalweg._types import Array, Int, PyTree, Scalar, State
 from thalweg.states import moving
 
@@ -56,15 +58,32 @@ class Path(eqx.Module):
     - `stats`: what was chosen automatically, counts and seconds.
     """
 
-    times: Array
-    states: State
-    records: dict[str, Array]
-    measurements: dict[str, Any]
+    saves: Saves
     result: Any
     final: FlowState
     extras: dict[str, Any] = eqx.field(default_factory=dict)
     unavailable_items: tuple[tuple[str, str], ...] = eqx.field(static=True, default=())
     stats_items: tuple[tuple[str, Any], ...] = eqx.field(static=True, default=())
+
+    @property
+    def times(self) -> Array:
+        """The time of each save, shape `(num_saves,)`; for `Constrained` it is arc length."""
+        return self.saves.times
+
+    @property
+    def states(self) -> State:
+        """The state, what moves of it with a leading axis of saves."""
+        return self.saves.states
+
+    @property
+    def records(self) -> dict[str, Array]:
+        """Energies, dissipation rates and distances by name, with a leading axis of saves."""
+        return self.saves.records
+
+    @property
+    def measurements(self) -> dict[str, Any]:
+        """What `measure` returned and what the scheme reports, with a leading axis of saves."""
+        return self.saves.measurements
 
     @property
     def energies(self) -> Array:
@@ -165,12 +184,40 @@ class Path(eqx.Module):
         save(file, self)
 
 
+    def but(self, **changes: Any) -> "Path":
+        """The same path with some fields changed."""
+        # Like `dataclasses.replace`, without looking at the saves: what has not been asked for stays uncut.
+        path = object.__new__(Path)
+        path.__dict__.update({name: getattr(self, name) for name in _FIELDS} | changes)
+        return path
+
+
+_FIELDS = tuple(field.name for field in dataclasses.fields(Path))
+
+
+def make_path(
+    saves: Saves,
+    result: Any,
+    final: FlowState,
+    extras: dict[str, Any],
+    unavailable: dict[str, str],
+    stats: dict[str, Any],
+) -> Path:
+    """A path, without the checks of `Path(...)`, which look at the saves."""
+    path = object.__new__(Path)
+    values = saves, result, final, extras, tuple(unavailable.items()), tuple(stats.items())
+    path.__dict__.update(zip(_FIELDS, values, strict=True))
+    return path
+
+
 def concatenate(paths: list[Path]) -> Path:
     """One path out of consecutive pieces; the last piece gives the result and the final state."""
-    last = paths[-1]
     if len(paths) == 1:
-        return last
+        return paths[0]
+    return paths[-1].but(saves=Saves.later(lambda: _joined(paths)))
 
+
+def _joined(paths: list[Path]) -> tuple[Any, ...]:
     def join(*leaves: Any) -> Any:
         # By NumPy: JAX would compile a concatenation anew for each number and length of pieces.
         return np.concatenate([np.asarray(leaf) for leaf in leaves]) if eqx.is_array(leaves[0]) else leaves[0]
@@ -178,15 +225,4 @@ def concatenate(paths: list[Path]) -> Path:
     parts = [(p.times, moving(p.states), p.records, p.measurements) for p in paths]
     joined, rest = eqx.partition(jax.tree.map(join, *parts), lambda leaf: isinstance(leaf, np.ndarray))
     times, states, records, measurements = eqx.combine(jax.device_put(joined), rest)
-    states = eqx.combine(states, last.states)
-    return Path(
-        times,
-        states,
-        records,
-        measurements,
-        last.result,
-        last.final,
-        last.extras,
-        last.unavailable_items,
-        last.stats_items,
-    )
+    return times, eqx.combine(states, paths[-1].states), records, measurements

@@ -3,6 +3,7 @@
 from typing import Any
 
 import equinox as eqx
+import numpy as np
 
 
 class RESULTS(eqx.Enumeration):
@@ -49,10 +50,20 @@ class RESULTS(eqx.Enumeration):
         "The schedule of step sizes gave a number that is negative or not finite, or came to zero before `final_time`; "
         "the last good state is kept. Use a schedule that stays positive, or `num_steps` where it ends at zero."
     )
+    unsolved_metric = (
+        "There is no direction of steepest descent to the accuracy asked for: the Fisher matrix is singular along the "
+        "gradient, or needs more products than its conjugate gradients may take; the last good state is kept. Use "
+        "`damping`, another `solver`, or `tw.MatrixFreeFisher(max_steps=...)` to take what so many products find."
+    )
     interrupted = "The flow was interrupted from the keyboard; everything up to the last good state is kept."
+
+
+def is_member(result: Any, member: Any) -> bool:
+    """Whether a result that is known is this member: `==` without asking the device."""
+    return int(np.asarray(result._value)) == int(np.asarray(member._value))
 
 
 def ended_well(result: Any) -> bool:
     """Whether a flow did what it was asked to: it reached its end, its stop condition or a stationary point."""
     good = (RESULTS.successful, RESULTS.stopped, RESULTS.minimum, RESULTS.saddle_point, RESULTS.flat_point)
-    return any(bool(result == member) for member in good)
+    return any(is_member(result, member) for member in good)

@@ -14,6 +14,7 @@ from thalweg._check import check_combination, check_key
 from thalweg._measure import record, records_energy
 from thalweg._path import FlowState, Path
 from thalweg._result import RESULTS
+from thalweg._saves import Saves
 from thalweg._types import PRNGKey, State
 from thalweg.energies import as_energy
 from thalweg.geometries import AbstractGeometry
@@ -86,5 +87,6 @@ def rollout(
     final = eqx.combine(arrays, static)
     states = eqx.combine(states, final.state)
     extras = scheme.finish(energy, geometry, final.state, final.memory)
-    stats = tuple(scheme.describe().items())
-    return Path(times, states, records, measurements, result, final, extras, tuple(unavailable.items()), stats)
+    stats = tuple({**geometry.at(final.state).describe(), **scheme.describe()}.items())
+    saves = Saves(times, states, records, measurements)
+    return Path(saves, result, final, extras, tuple(unavailable.items()), stats)

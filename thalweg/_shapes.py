@@ -10,6 +10,7 @@ import equinox as eqx
 import jax
 
 from thalweg import _tree
+from thalweg._compiled import is_array
 
 _LARGEST = 256
 _known: OrderedDict[Any, Any] = OrderedDict()
@@ -42,7 +43,7 @@ def structure_of(fn: Callable[..., Any], args: Any) -> Any:
     if any(_tree.is_traced(leaf) for leaf in leaves):
         return None
     parts = tuple(
-        (leaf.shape, leaf.dtype, getattr(leaf, "weak_type", False)) if eqx.is_array(leaf) else (type(leaf), leaf)
+        (leaf.shape, leaf.dtype, getattr(leaf, "weak_type", False)) if is_array(leaf) else (type(leaf), leaf)
         for leaf in leaves
     )
     settings = tuple(getattr(jax.config, f"jax_{name}") for name in ("enable_x64", "numpy_dtype_promotion"))

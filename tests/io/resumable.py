@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import thalweg as tw
-from thalweg import _flow
+from thalweg import _loop
 
 TARGET = tw.Target(lambda x: -0.25 * jnp.sum((x**2 - 1.0) ** 2), dim=2)
 GRID = tw.Grid(-2.0, 2.0, 16)
@@ -102,7 +102,7 @@ SCRIPT = {"particles": {"num_steps": 200}, "grid": {"final_time": 1.503}}
 
 
 def main(directory: Path, finish: bool) -> None:
-    _flow._next_chunk = lambda steps, elapsed: 3
+    _loop._next_chunk = lambda steps, elapsed: 3
     resumed = {}
     for name, options in SCRIPT.items():
         try:

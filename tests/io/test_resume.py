@@ -13,14 +13,14 @@ import pytest
 from resumable import RUNS, content, differences, eager, run
 
 import thalweg as tw
-from thalweg import _flow
+from thalweg import _loop
 
 
 @pytest.fixture(autouse=True)
 def _short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of 1, 1, 5, 5, ... steps, so that a short run has many: they end at 1, 2, 7, 12, ..."""
-    monkeypatch.setattr(_flow, "_next_chunk", lambda steps, elapsed: 5)
-    monkeypatch.setattr(_flow, "pace_of", lambda name: 1)
+    monkeypatch.setattr(_loop, "_next_chunk", lambda steps, elapsed: 5)
+    monkeypatch.setattr(_loop, "pace_of", lambda name: 1)
 
 
 @functools.cache
@@ -38,15 +38,16 @@ class Steps:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, before: Callable[[int], None] = lambda taken: None):
         self.taken = 0
-        run_chunk = _flow.run_chunk
+        run_chunk = _loop.run_chunk
 
-        def counted(problem: Any, flow_state: Any, chunk_steps: int) -> Any:
-            before(self.taken)
-            out = run_chunk(problem, flow_state, chunk_steps)
+        def counted(problem: Any, flow_state: Any, num_steps: int, *, begins: bool = False) -> Any:
+            if not begins:
+                before(self.taken)
+            out = run_chunk(problem, flow_state, num_steps, begins=begins)
             self.taken += int(out[0].num_steps) - int(flow_state.num_steps)
             return out
 
-        monkeypatch.setattr(_flow, "run_chunk", counted)
+        monkeypatch.setattr(_loop, "run_chunk", counted)
 
 
 class Killed(BaseException):
@@ -65,7 +66,7 @@ def kill_after(steps: int) -> Callable[[int], None]:
 @pytest.mark.parametrize("name", RUNS)
 def test_the_length_of_a_chunk_changes_no_bit(name: str, length: int, monkeypatch: pytest.MonkeyPatch):
     other = whole(name, num_steps=40)
-    monkeypatch.setattr(_flow, "_next_chunk", lambda steps, elapsed: length)
+    monkeypatch.setattr(_loop, "_next_chunk", lambda steps, elapsed: length)
     assert_same(run(name, num_steps=40), other)
 
 

@@ -11,6 +11,7 @@ import pytest
 from resumable import run
 
 import thalweg as tw
+from thalweg._saves import Saves
 from thalweg import io, likelihoods
 from thalweg.io import _atomic
 
@@ -61,16 +62,14 @@ def test_particles_have_an_axis_of_particles_and_one_of_coordinates():
 
 def made(states: Any, **parts: Any) -> tw.Path:
     """A path of two saves, without a run."""
+    saves = {"times": jnp.asarray([0.0, 1.0]), "states": states, "records": {}, "measurements": {}}
     values = {
-        "times": jnp.asarray([0.0, 1.0]),
-        "states": states,
-        "records": {},
-        "measurements": {},
         "result": tw.RESULTS.successful,
         "final": run("backtracking", num_steps=1).final,
         **parts,
     }
-    return tw.Path(**values)
+    given = {name: values.pop(name, value) for name, value in saves.items()}
+    return tw.Path(saves=Saves(**given), **values)
 
 
 def test_weights_gaussians_and_parameters_have_their_own_variables():

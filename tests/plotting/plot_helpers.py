@@ -11,6 +11,7 @@ from matplotlib.text import Text
 
 import thalweg as tw
 from thalweg._path import FlowState, Path
+from thalweg._saves import Saves
 
 
 def half_square(x: Any) -> Any:
@@ -48,10 +49,12 @@ def made_path(
     zero = jnp.zeros(())
     last = jax.tree.map(lambda leaf: leaf[-1] if eqx.is_array(leaf) else leaf, states)
     return Path(
-        times,
-        eqx.filter(states, eqx.is_array),
-        {name: jnp.asarray(values) for name, values in records.items() if values is not None},
-        {},
+        Saves(
+            times,
+            eqx.filter(states, eqx.is_array),
+            {name: jnp.asarray(values) for name, values in records.items() if values is not None},
+            {},
+        ),
         tw.RESULTS.successful,
         FlowState(last, None, times[-1], zero, jnp.asarray(num_saves - 1), zero, zero, {}),
         stats_items=tuple((stats or {}).items()),

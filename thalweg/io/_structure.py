@@ -29,8 +29,9 @@ from thalweg import _measure, energies, generators, geometries, likelihoods, sch
 from thalweg._errors import CheckpointError
 from thalweg._path import FlowState, Path
 from thalweg._result import RESULTS
+from thalweg._saves import Saves
 
-_FROZEN = (states.Grid, states.NoFlux, states.Periodic, generators.Alpha)
+_FROZEN = (states.Grid, states.NoFlux, states.Periodic, generators.Alpha, Saves)
 # What may hold objects of other libraries: of those only the name is kept, and the rest of the path is saved.
 _MAY_BE_NAMED = ((FlowState, "memory"), (Path, "extras"))
 
