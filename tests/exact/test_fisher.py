@@ -1,5 +1,6 @@
 """Natural gradient: three forms of one solve, proved rows, KL steps and balls, and what is not the Fisher matrix."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +9,7 @@ from jax.flatten_util import ravel_pytree
 
 import thalweg as tw
 from benchmarks import natural_gradient as bench
+from thalweg.energies import as_energy
 from thalweg.likelihoods import hessian_of_divergence, rows_are_independent
 
 L = tw.likelihoods
@@ -156,3 +158,84 @@ def test_the_empirical_fisher_warns_and_is_the_sum_of_outer_products_of_scores()
     found, slope, square = velocity(geometry, state, OUTCOMES)
     np.testing.assert_allclose(expected @ found, scores.sum(0), atol=1e-9)
     np.testing.assert_allclose(-slope, square, rtol=1e-10)
+
+
+LINE = jnp.concatenate([INPUTS[:, :2], INPUTS[:, :1], jnp.zeros((9, 1))], 1)
+FORMS = {
+    "dense": tw.DenseFisher(),
+    "kernel": tw.KernelFisher(),
+    "matrix-free": tw.MatrixFreeFisher(),
+}
+
+
+def steps_of_natural_gradient(geometry, energy, state, num_steps):
+    """The last state and the result of the first step that failed, by the scheme alone."""
+    scheme, energy = tw.Explicit(1.0), as_energy(energy)
+    memory = scheme.init(energy, geometry, state, None)
+    step = eqx.filter_jit(lambda s: scheme.step(energy, geometry, s, memory, None)[::2])
+    for _ in range(num_steps):
+        moved, info = step(state)
+        if not bool(info.result == tw.RESULTS.successful):
+            return state, info
+        state = moved
+    return state, info
+
+
+@pytest.mark.parametrize("damping", [0.0, 1e-2], ids=["undamped", "damped"])
+@pytest.mark.parametrize("name", FORMS)
+def test_a_singular_fisher_matrix_is_solved_or_named_in_every_form(name, damping):
+    # Two equal columns, and one of zeros: the last parameter changes nothing.
+    outputs, start = jnp.arange(9.0) / 4, jnp.asarray([0.3, -0.2, 0.1, 0.4])
+    state = tw.Parametric(start, L.Regression(lambda p, x: x @ p, LINE, L.Normal(1.0)))
+    geometry = tw.FisherRao(damping, FORMS[name])
+    # The gradient of a likelihood is in the range of the matrix, also where nothing but rounding is left of it.
+    energy = tw.HalfDeviance(outputs)
+    end, info = steps_of_natural_gradient(geometry, energy, state, 8)
+    assert info.result == tw.RESULTS.successful
+    best = np.asarray(LINE) @ np.linalg.lstsq(np.asarray(LINE), np.asarray(outputs), rcond=None)[0]
+    np.testing.assert_allclose(energy(end), 0.5 * np.sum((best - outputs) ** 2), rtol=1e-12)
+    # What changes nothing stays at rest, and equal columns share what is to be done.
+    assert float(end.params[3]) == 0.4
+    np.testing.assert_allclose(end.params[0] - end.params[2], 0.2, rtol=1e-9)
+
+    # The gradient of a prior is not in the range: there is no direction of steepest descent.
+    posterior = lambda s: 0.5 * jnp.sum(s.params**2) - s.family.log_density(s.params, outputs)  # noqa: E731
+    end, info = steps_of_natural_gradient(geometry, posterior, state, 3)
+    assert info.result == tw.RESULTS.unsolved_metric
+    assert np.isfinite(info.dissipated)
+    np.testing.assert_array_equal(end.params, start)
+
+
+def test_conjugate_gradients_that_end_early_say_so():
+    # A Fisher matrix of condition 1e6 with 60 eigenvalues, each of which takes a product or more.
+    matrix = jnp.asarray(np.linalg.qr(np.random.default_rng(2).normal(size=(60, 60)))[0])
+    inputs = (matrix * jnp.geomspace(1, 1e-3, 60)[None]) @ matrix.T
+    state = tw.Parametric(jnp.zeros(60), L.Regression(lambda p, x: x @ p, inputs, L.Normal(1.0)))
+    energy = tw.HalfDeviance(jnp.ones(60))
+
+    def run(form):
+        return steps_of_natural_gradient(tw.FisherRao(0.0, form), energy, state, 1)[1]
+
+    # Ended by the number that was asked for: the residual is recorded.
+    info = run(tw.MatrixFreeFisher(max_steps=5))
+    assert info.result == tw.RESULTS.successful
+    assert 1e-3 < float(info.stats["descent_residual"]) < 1
+    # Ended by the number that it may take by itself: a named failure.
+    info = run(tw.MatrixFreeFisher())
+    assert info.result == tw.RESULTS.unsolved_metric
+    assert float(info.stats["descent_residual"]) > 1e-6
+    # The exact form has what its conditioning allows.
+    info = run(tw.DenseFisher())
+    assert info.result == tw.RESULTS.successful
+    assert float(info.stats["descent_residual"]) < 1e-9
+    with pytest.raises(ValueError, match="`max_steps` of `MatrixFreeFisher`"):
+        tw.MatrixFreeFisher(max_steps=0)
+
+
+def test_the_choice_of_a_form_is_written_in_the_path():
+    state = tw.Parametric(jnp.zeros(3), L.Regression(lambda p, x: x @ p, INPUTS[:2], L.Normal(1.0)))
+    options = {"geometry": tw.FisherRao(), "scheme": tw.Explicit(0.1), "num_steps": 1}
+    paths = [run(tw.HalfDeviance(OUTCOMES[:2]), state, **options) for run in (tw.flow, tw.rollout)]
+    for path in paths:
+        assert path.stats["fisher matrix"].startswith("kernel: 2 observed numbers, 3 parameters, about")
+        assert float(path.measurements["descent_residual"][-1]) < 1e-8

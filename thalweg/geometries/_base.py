@@ -7,7 +7,7 @@ read.
 
 import abc
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -20,6 +20,21 @@ from thalweg._types import Array, Scalar, ScalarLike, State
 from thalweg.states import AbstractState, admissibility
 
 
+class Accuracy(NamedTuple):
+    """How well a direction solves the equations of its metric: the size of what they leave, the size of the gradient,
+    both in coordinates of unit metric, and which part of it may be left.
+    """
+
+    residual: Scalar
+    size: Scalar
+    tolerance: float
+
+    @property
+    def relative(self) -> Scalar:
+        """The residual as a part of the gradient; zero at a zero gradient."""
+        return self.residual / jnp.where(self.size > 0, self.size, 1)
+
+
 class AbstractMetric(eqx.Module):
     r"""The inner product (or norm) of a geometry at one state.
 
@@ -27,7 +42,8 @@ class AbstractMetric(eqx.Module):
     x)/\varepsilon^2 \to \|v\|^2$, with `distance_kind` ("exact", "upper bound" or "local") and `distance_is_smooth`;
     `noise(key)`, a velocity drawn from $N(0, G^{-1})$ in the coordinates of the state; `matrix()`, the Gram matrix
     $G$ in flat coordinates; `chart(coordinates)`, a parametrisation of the space around the state by a pytree like
-    `moving(state)`, zero at the state, that solvers may minimise over.
+    `moving(state)`, zero at the state, that solvers may minimise over; `checked_descent(cotangent)`, where steepest
+    descent may not exist or not be found: the direction and its `Accuracy`.
     """
 
     state: eqx.AbstractVar[State]
@@ -38,6 +54,11 @@ class AbstractMetric(eqx.Module):
     noise: ClassVar[Callable[..., Any] | None] = None
     matrix: ClassVar[Callable[..., Any] | None] = None
     chart: ClassVar[Callable[..., Any] | None] = None
+    checked_descent: ClassVar[Callable[..., Any] | None] = None
+
+    def describe(self) -> dict[str, str]:
+        """The choices that the metric made automatically, by name, for `path.stats`."""
+        return {}
 
     @abc.abstractmethod
     def steepest_descent(self, cotangent: Cotangent) -> Velocity:

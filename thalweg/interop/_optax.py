@@ -94,7 +94,7 @@ def as_optax(
         cotangent = cotangent_of(updates, metric.state)
         if isinstance(scheme, Explicit):
             motion = scheme.motion(metric, cotangent, state, {**extra_args, "grad": cotangent.regular})
-            moved = displacement(metric, motion.velocity, motion.step_size)
+            moved = displacement(metric, motion.descent.velocity, motion.step_size)
             return like(updates, moved), motion.memory
         assert isinstance(scheme, Constrained)
         velocity = metric.steepest_descent(cotangent)

@@ -13,7 +13,8 @@ from thalweg._result import RESULTS
 from thalweg._types import PRNGKey, Scalar, ScalarLike, State
 from thalweg.energies import AbstractEnergy
 from thalweg.geometries import AbstractGeometry, AbstractMetric, Euclidean
-from thalweg.schemes._base import AbstractScheme, StepInfo, check_positive, outcome_at
+from thalweg.schemes._base import AbstractScheme, StepInfo, check_positive
+from thalweg.schemes._descent import descend
 from thalweg.schemes.proximal_solvers import NewtonBall
 from thalweg.states import moving
 
@@ -51,14 +52,15 @@ class Constrained(AbstractScheme):
     ) -> tuple[State, Any, StepInfo]:
         metric = geometry.at(state)
         value, cotangent = energy_and_first_variation(energy, state)
-        velocity = metric.steepest_descent(cotangent)
+        velocity, stats, result = descend(metric, cotangent, value)
         length = jnp.sqrt(metric.norm_squared(velocity))
         radius = jnp.asarray(self.radius, length.dtype)
         linearised = radius / jnp.where(length > 0, length, 1)
         if self.solver is None:
             moved = metric.move(velocity, linearised)
             travelled = jnp.where(length > 0, radius, 0)
-            return moved, memory, StepInfo(travelled, travelled**2, travelled * length, outcome_at(value), {})
+            result = RESULTS.where(jnp.isfinite(value), result, RESULTS.non_finite)
+            return moved, memory, StepInfo(travelled, travelled**2, travelled * length, result, stats)
 
         if not isinstance(geometry, Euclidean):
             return self._in_curved_ball(energy, metric, velocity, length, memory)

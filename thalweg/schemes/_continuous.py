@@ -14,6 +14,7 @@ from thalweg.energies import AbstractEnergy, decompose
 from thalweg.geometries import AbstractGeometry
 from thalweg.geometries.wasserstein import GridMetric
 from thalweg.schemes._base import AbstractScheme, StepInfo, check_positive, limited_step_size
+from thalweg.schemes._descent import descend
 from thalweg.schemes._exponential import ExponentialRosenbrock
 from thalweg.schemes._finite_volume import FiniteVolume
 from thalweg.schemes._ode import ODESolver, choose_solver, default_tolerances
@@ -58,9 +59,11 @@ class Continuous(AbstractScheme):
             moved, memory, dissipated, result, counts = solver.advance(energy, geometry, state, alpha, memory)
         metric = geometry.at(state)
         value, cotangent = energy_and_first_variation(energy, state)
-        rate = metric.norm_squared(metric.steepest_descent(cotangent))
+        velocity, stats, found = descend(metric, cotangent, value)
+        rate = metric.norm_squared(velocity)
+        result = RESULTS.where(result == RESULTS.successful, found, result)
         result = RESULTS.where(jnp.isfinite(value), result, RESULTS.non_finite)
-        return moved, memory, StepInfo(alpha, alpha**2 * rate, dissipated, result, counts)
+        return moved, memory, StepInfo(alpha, alpha**2 * rate, dissipated, result, {**counts, **stats})
 
     def _resolved(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> "Continuous":
         # Inside a trace (a user's own loop) the stiffness cannot be looked at: the explicit solver is the default

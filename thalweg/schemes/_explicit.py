@@ -14,7 +14,8 @@ from thalweg._result import RESULTS
 from thalweg._types import Array, Count, Flag, PRNGKey, PyTree, Scalar, ScalarLike, State
 from thalweg.energies import AbstractEnergy
 from thalweg.geometries import AbstractGeometry, AbstractMetric, admissibility_in
-from thalweg.schemes._base import AbstractScheme, StepInfo, check_positive, limited_step_size, outcome_at
+from thalweg.schemes._base import AbstractScheme, StepInfo, check_positive, limited_step_size
+from thalweg.schemes._descent import Descent, descend
 from thalweg.states import moving
 
 
@@ -58,11 +59,11 @@ class CutSchedule(eqx.Module):
 
 
 class Motion(NamedTuple):
-    """A direction with its speed ‖v‖², its slope −⟨ξ, v⟩ (the same, unless the gradient was transformed), the step
-    size that is due, and what it leaves in the memory.
+    """How a direction was found, its speed ‖v‖², its slope −⟨ξ, v⟩ (the same, unless the gradient was transformed),
+    the step size that is due, and what it leaves in the memory.
     """
 
-    velocity: Any
+    descent: Descent
     rate: Scalar
     slope: Scalar
     step_size: Scalar
@@ -127,13 +128,13 @@ class Explicit(AbstractScheme):
         metric = geometry.at(state)
         value, cotangent = energy_and_first_variation(energy, state)
         motion = self.motion(metric, cotangent, memory, {"value": value, "grad": cotangent.regular})
-        velocity, rate, slope, alpha, memory = motion
+        (velocity, stats, found), rate, slope, alpha, memory = motion
         if not isinstance(self.step_size, Backtracking):
             moved = metric.move(velocity, alpha)
-            result = outcome_at(value)
+            result = RESULTS.where(jnp.isfinite(value), found, RESULTS.non_finite)
             if callable(self.step_size):
                 result = RESULTS.where(self._is_usable(alpha), result, RESULTS.unusable_step_size)
-            return moved, memory, StepInfo(alpha, alpha**2 * rate, alpha * slope, result, {})
+            return moved, memory, StepInfo(alpha, alpha**2 * rate, alpha * slope, result, stats)
 
         search = self.step_size
 
@@ -152,18 +153,19 @@ class Explicit(AbstractScheme):
         alpha, good, cuts = jax.lax.while_loop(
             lambda carry: ~carry[1] & (carry[2] < search.max_cuts), cut, (alpha, falls_enough(alpha), jnp.asarray(0))
         )
-        result = RESULTS.where(good, RESULTS.successful, RESULTS.step_size_underflow)
+        result = RESULTS.where(good, found, RESULTS.step_size_underflow)
         result = RESULTS.where(jnp.isfinite(value), result, RESULTS.non_finite)
         moved = metric.move(velocity, alpha)
         memory = eqx.tree_at(lambda m: m.trial, memory, (2 * alpha).astype(memory.trial.dtype))
-        return moved, memory, StepInfo(alpha, alpha**2 * rate, alpha * rate, result, {"cuts": cuts})
+        return moved, memory, StepInfo(alpha, alpha**2 * rate, alpha * rate, result, {"cuts": cuts, **stats})
 
     def motion(
         self, metric: AbstractMetric, cotangent: Cotangent, memory: ExplicitMemory, known: dict[str, Any]
     ) -> Motion:
         """Where a step goes and how far, from the first variation alone; `known` is what a transform may ask for."""
         driving, leaves = self._transformed(metric.state, cotangent, memory.transform, known)
-        velocity = metric.steepest_descent(driving)
+        descent = descend(metric, driving, jnp.asarray(known.get("value", 0.0)))
+        velocity = descent.velocity
         rate = metric.norm_squared(velocity)
         slope = rate if self.transform is None else -pairing(cotangent, velocity)
         count = memory.count
@@ -178,7 +180,7 @@ class Explicit(AbstractScheme):
             count = count + 1
         else:
             alpha = jnp.asarray(self.step_size, rate.dtype)
-        return Motion(velocity, rate, slope, alpha.astype(rate.dtype), ExplicitMemory(memory.trial, count, leaves))
+        return Motion(descent, rate, slope, alpha.astype(rate.dtype), ExplicitMemory(memory.trial, count, leaves))
 
     def _transformed(
         self, state: State, cotangent: Cotangent, leaves: tuple[Array, ...] | None, known: dict[str, Any]

@@ -17,7 +17,7 @@ from jax.flatten_util import ravel_pytree
 from thalweg import _tree
 from thalweg._first_variation import Cotangent, Velocity
 from thalweg._types import Array, PyTree, Scalar, ScalarLike, State
-from thalweg.geometries._base import AbstractGeometry, AbstractMetric, unsupported_state
+from thalweg.geometries._base import AbstractGeometry, AbstractMetric, Accuracy, unsupported_state
 from thalweg.geometries.fisher_rao._solvers import choose_solver, dense_matrix, fisher_diagonal, solve
 from thalweg.likelihoods import AbstractFamily, AbstractIndependent, AbstractRowwise, Regression, rows_are_independent
 from thalweg.states import Parametric
@@ -62,8 +62,10 @@ class EmpiricalFisher(AbstractGeometry):
         if not isinstance(family, AbstractIndependent):
             raise unsupported_state(self, state, [known])
         scores = _Scores(state.family, self.outputs)
-        form = self.solver if self.solver is not None else choose_solver(scores, state.params)[0]
-        return EmpiricalMetric(state, scores, self.damping, form)
+        form, why = self.solver, f"given: {type(self.solver).__name__}"
+        if form is None:
+            form, why = choose_solver(scores, state.params)
+        return EmpiricalMetric(state, scores, self.damping, form, why)
 
 
 class EmpiricalMetric(AbstractMetric):
@@ -73,6 +75,7 @@ class EmpiricalMetric(AbstractMetric):
     scores: AbstractFamily
     damping: Any
     form: Any
+    why: str = eqx.field(static=True)
 
     def matrix(self) -> Array:
         """The empirical Fisher matrix in flat coordinates, with the damping, shape `(d, d)`."""
@@ -80,9 +83,16 @@ class EmpiricalMetric(AbstractMetric):
         return matrix + jnp.asarray(self.damping, matrix.dtype) * jnp.diag(jnp.diagonal(matrix))
 
     def steepest_descent(self, cotangent: Cotangent) -> Velocity:
+        return self.checked_descent(cotangent)[0]
+
+    def checked_descent(self, cotangent: Cotangent) -> tuple[Velocity, Accuracy]:
+        """Steepest descent, and how much of the gradient it leaves."""
         gradient, unravel = ravel_pytree(cotangent.regular.params)
-        step = solve(self.form, self.scores, self.state.params, gradient, self.damping, self._undamped)
-        return Velocity(eqx.tree_at(lambda s: s.params, cotangent.regular, unravel(-step)))
+        step, accuracy = solve(self.form, self.scores, self.state.params, gradient, self.damping, self._undamped)
+        return Velocity(eqx.tree_at(lambda s: s.params, cotangent.regular, unravel(-step))), accuracy
+
+    def describe(self) -> dict[str, str]:
+        return {"empirical fisher matrix": self.why}
 
     def norm_squared(self, velocity: Velocity) -> Scalar:
         tangent = velocity.tangent.params

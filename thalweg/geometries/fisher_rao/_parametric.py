@@ -9,7 +9,7 @@ from jax.flatten_util import ravel_pytree
 from thalweg import _tree
 from thalweg._first_variation import Cotangent, Velocity
 from thalweg._types import Array, Scalar, ScalarLike
-from thalweg.geometries._base import AbstractMetric
+from thalweg.geometries._base import AbstractMetric, Accuracy
 from thalweg.geometries.fisher_rao._geometry import FisherRao, metric_at
 from thalweg.geometries.fisher_rao._solvers import (
     DenseFisher,
@@ -46,9 +46,18 @@ class ParametricMetric(AbstractMetric):
         return fisher + jnp.asarray(self.damping, fisher.dtype) * jnp.diag(jnp.diagonal(fisher))
 
     def steepest_descent(self, cotangent: Cotangent) -> Velocity:
+        return self.checked_descent(cotangent)[0]
+
+    def checked_descent(self, cotangent: Cotangent) -> tuple[Velocity, Accuracy]:
+        """The natural gradient, and how much of the gradient it leaves: what lies beyond the range of the matrix, or
+        beyond the last product of a matrix-free form.
+        """
         gradient, unravel = ravel_pytree(cotangent.regular.params)
-        step = solve(self.form, self.state.family, self.state.params, gradient, self.damping, self._undamped)
-        return Velocity(eqx.tree_at(lambda s: s.params, cotangent.regular, unravel(-step)))
+        step, accuracy = solve(self.form, self.state.family, self.state.params, gradient, self.damping, self._undamped)
+        return Velocity(eqx.tree_at(lambda s: s.params, cotangent.regular, unravel(-step))), accuracy
+
+    def describe(self) -> dict[str, str]:
+        return {"fisher matrix": self.why}
 
     def norm_squared(self, velocity: Velocity) -> Scalar:
         family, here, tangent = self.state.family, self.state.params, velocity.tangent.params
@@ -89,7 +98,7 @@ class ParametricMetric(AbstractMetric):
 
 @metric_at.register
 def _(state: Parametric, geometry: FisherRao) -> ParametricMetric:
-    form, why = geometry.solver, "given"
+    form, why = geometry.solver, f"given: {type(geometry.solver).__name__}"
     if form is None:
         form, why = choose_solver(state.family, state.params)
     if isinstance(form, KernelFisher) and state.family.whiten is None:

@@ -14,17 +14,17 @@ that do not change the distribution stay at rest.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import lineax as lx
 from jax.flatten_util import ravel_pytree
 from jax.scipy.linalg import cho_solve
 
 from thalweg import _tree
-from thalweg._types import Array, PyTree
+from thalweg._types import Array, Count, Flag, PyTree, Scalar
+from thalweg.geometries._base import Accuracy
 from thalweg.likelihoods import AbstractFamily, FactorRows, factor_rows, fisher_square_root
 
 # What the exact forms may take before conjugate gradients are chosen: about a minute of two CPU cores.
@@ -47,14 +47,15 @@ class KernelFisher(eqx.Module):
 
 
 class MatrixFreeFisher(eqx.Module):
-    r"""Conjugate gradients (lineax) on products with the Fisher matrix, which is never formed.
+    r"""Conjugate gradients on products with the Fisher matrix, which is never formed.
 
     Stopped early, at `max_steps`, the direction is still the steepest one in the Krylov space, so that its dissipation
     identity holds; it is then not the whole natural gradient. Without damping the gradient must lie in the range of the
-    matrix, as that of a likelihood does.
+    matrix, as that of a likelihood does. The residual that is left is `path.measurements["descent_residual"]`.
 
-    **Arguments:** `tolerance`: the residual left, relative to the gradient; `max_steps`: the most products (`None`: as
-    many as there are parameters, and at most 1000).
+    **Arguments:** `tolerance`: the residual left, relative to the gradient; `max_steps`: stop after so many products,
+    wherever that is. `None` allows as many as there are parameters, at most 1000; a run that would need more ends as
+    `RESULTS.unsolved_metric`.
     """
 
     tolerance: float = eqx.field(static=True, default=1e-8)
@@ -63,6 +64,10 @@ class MatrixFreeFisher(eqx.Module):
     def __check_init__(self) -> None:
         if not 0 < self.tolerance < 1:
             raise ValueError(f"`tolerance` of `MatrixFreeFisher` must lie between 0 and 1; got {self.tolerance}.")
+        if self.max_steps is not None and (not isinstance(self.max_steps, int) or self.max_steps < 1):
+            raise ValueError(
+                f"`max_steps` of `MatrixFreeFisher` must be a positive integer or `None`; got {self.max_steps!r}."
+            )
 
 
 def choose_solver(family: AbstractFamily, params: PyTree) -> tuple[Any, str]:
@@ -87,13 +92,29 @@ def choose_solver(family: AbstractFamily, params: PyTree) -> tuple[Any, str]:
     return form, f"{word}: {sizes}, about {operations:.1g} operations"
 
 
-def solve(solver: Any, family: AbstractFamily, params: PyTree, gradient: Array, damping: Any, undamped: bool) -> Array:
-    """The solution; differentiable by the implicit function theorem, whatever found it."""
-    if isinstance(solver, DenseFisher):
-        return _solve_dense(family, params, gradient, damping)
+def solve(
+    solver: Any, family: AbstractFamily, params: PyTree, gradient: Array, damping: Any, undamped: bool
+) -> tuple[Array, Accuracy]:
+    """The solution and how well it solves; differentiable by the implicit function theorem, whatever found it.
+
+    The residual is that of the equations in scaled coordinates, so it does not depend on units either; a compiler
+    leaves its product out where nobody asks for it.
+    """
+    by = _solve_dense if isinstance(solver, DenseFisher) else _solve_by_products
+    solution, residual, right = by(solver, family, params, gradient, damping, undamped)
+    # What remains of a gradient in the range of the matrix, as that of a likelihood, is rounding.
+    tolerance = float(jnp.finfo(right.dtype).eps) ** 0.5
+    if isinstance(solver, MatrixFreeFisher):
+        # The true residual stays above the one that the iteration carries along, by rounding times the condition.
+        tolerance = max(100 * solver.tolerance, tolerance) if solver.max_steps is None else float("inf")
+    return solution, Accuracy(jnp.linalg.norm(residual), jnp.linalg.norm(right), tolerance)
+
+
+def _solve_by_products(
+    solver: Any, family: AbstractFamily, params: PyTree, gradient: Array, damping: Any, undamped: bool
+) -> tuple[Array, Array, Array]:
     flat, unravel = ravel_pytree(params)
-    diagonal = fisher_diagonal(family, params, needed=not undamped)
-    scale = jnp.where(diagonal > 0, jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1)), 1)
+    scale, moves = _scale(fisher_diagonal(family, params, needed=not undamped))
     lam = jnp.asarray(damping, flat.dtype)
 
     def operator(scaled: Array) -> Array:
@@ -103,8 +124,16 @@ def solve(solver: Any, family: AbstractFamily, params: PyTree, gradient: Array, 
     here, width, shift = _tree.stop_gradient((params, scale, lam))
     find = _kernel_solver if isinstance(solver, KernelFisher) else _free_solver
     inner = find(solver, family, here, width, shift, undamped)
-    solution = jax.lax.custom_linear_solve(operator, gradient / scale, inner, symmetric=True)
-    return solution / scale
+    right = gradient / scale
+    reached = jnp.where(moves, right, 0)
+    solution = jax.lax.custom_linear_solve(operator, reached, inner, symmetric=True)
+    return solution / scale, operator(solution) - right, right
+
+
+def _scale(diagonal: Array) -> tuple[Array, Array]:
+    """The root of the diagonal, and where it is not zero: a parameter that changes nothing has no scale."""
+    moves = diagonal > 0
+    return jnp.where(moves, jnp.sqrt(jnp.where(moves, diagonal, 1)), 1), moves
 
 
 def fisher_diagonal(family: AbstractFamily, params: PyTree, needed: bool = True) -> Array:
@@ -118,9 +147,21 @@ def fisher_diagonal(family: AbstractFamily, params: PyTree, needed: bool = True)
     return _over_blocks(rows, flat, lambda total, block: total + jnp.sum(block**2, 0), jnp.zeros_like(flat))
 
 
-def _solve_dense(family: AbstractFamily, params: PyTree, gradient: Array, damping: Any) -> Array:
+def _solve_dense(
+    solver: Any, family: AbstractFamily, params: PyTree, gradient: Array, damping: Any, undamped: bool
+) -> tuple[Array, Array, Array]:
+    del solver, undamped
     matrix = dense_matrix(family, params)
-    return _solve_scaled(matrix + jnp.asarray(damping, matrix.dtype) * jnp.diag(jnp.diagonal(matrix)), gradient)
+    diagonal = jnp.diagonal(matrix)
+    matrix = matrix + jnp.asarray(damping, matrix.dtype) * jnp.diag(diagonal)
+    # Scaled to a unit diagonal first: parameters of sizes 1e-4 and 1e4 are common, and Cholesky's error is that of
+    # the scaled matrix.
+    scale, _ = _scale(diagonal)
+    scaled, right = matrix / scale[:, None] / scale[None], gradient / scale
+    # Factors are not differentiated (equal eigenvalues would make NaN): the solution is, as that of a linear system.
+    inverse = _pseudo_inverse(jax.lax.stop_gradient(scaled))
+    solution = jax.lax.custom_linear_solve(lambda v: scaled @ v, right, lambda _, b: inverse(b), symmetric=True)
+    return solution / scale, scaled @ solution - right, right
 
 
 def dense_matrix(family: AbstractFamily, params: PyTree) -> Array:
@@ -131,17 +172,6 @@ def dense_matrix(family: AbstractFamily, params: PyTree) -> Array:
     rows = factor_rows(family, params)
     start = jnp.zeros((flat.size, flat.size), flat.dtype)
     return _over_blocks(rows, flat, lambda total, block: total + block.T @ block, start)
-
-
-def _solve_scaled(matrix: Array, vector: Array) -> Array:
-    # Scaled to a unit diagonal first: parameters of sizes 1e-4 and 1e4 are common, and Cholesky's error is that of
-    # the scaled matrix.
-    diagonal = jnp.diagonal(matrix)
-    scale = jnp.where(diagonal > 0, jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1)), 1)
-    scaled, right = matrix / scale[:, None] / scale[None], vector / scale
-    # Factors are not differentiated (equal eigenvalues would make NaN): the solution is, as that of a linear system.
-    inverse = _pseudo_inverse(jax.lax.stop_gradient(scaled))
-    return jax.lax.custom_linear_solve(lambda v: scaled @ v, right, lambda _, b: inverse(b), symmetric=True) / scale
 
 
 def _pseudo_inverse(matrix: Array) -> Callable[[Array], Array]:
@@ -203,13 +233,50 @@ def _free_solver(solver: Any, family: AbstractFamily, params: PyTree, scale: Arr
     def product(v: Array) -> Array:
         return ravel_pytree(family.fisher_product(params, unravel(v / scale)))[0] / scale + lam * v
 
-    def solve(_: Any, right: Array) -> Array:
-        shape = jax.ShapeDtypeStruct(right.shape, right.dtype)
-        operator = lx.FunctionLinearOperator(product, shape, lx.positive_semidefinite_tag)
-        method = lx.CG(rtol=solver.tolerance, atol=0.0, max_steps=steps)
-        return lx.linear_solve(operator, right, method, throw=False).value
+    return lambda _, right: _conjugate_gradients(product, right, solver.tolerance, steps)
 
-    return solve
+
+class _Iterate(NamedTuple):
+    solution: Array
+    residual: Array
+    direction: Array
+    squared: Scalar
+    best: Array
+    least: Scalar
+    largest: Scalar
+    count: Count
+    ended: Flag
+
+
+def _conjugate_gradients(product: Callable[[Array], Array], right: Array, tolerance: float, num_steps: int) -> Array:
+    """The iterate of least residual. It ends, too, where a direction has no curvature to rounding: there the matrix is
+    singular, and the usual division by that curvature would throw the solution away.
+    """
+    first, floor = jnp.sum(right**2), right.size * jnp.finfo(right.dtype).eps
+
+    def unfinished(here: _Iterate) -> Flag:
+        return (here.squared > tolerance**2 * first) & (here.count < num_steps) & ~here.ended
+
+    def improve(here: _Iterate) -> _Iterate:
+        image = product(here.direction)
+        curvature = here.direction @ image
+        rayleigh = curvature / jnp.sum(here.direction**2)
+        largest = jnp.maximum(here.largest, rayleigh)
+        # Not "≤": a NaN ends it too.
+        ended = ~(rayleigh > floor * largest)
+        length = jnp.where(ended, 0, here.squared / jnp.where(ended, 1, curvature))
+        solution = here.solution + length * here.direction
+        residual = jnp.where(ended, here.residual, here.residual - length * image)
+        squared = jnp.sum(residual**2)
+        direction = residual + (squared / here.squared) * here.direction
+        better = squared < here.least
+        best, least = jnp.where(better, solution, here.best), jnp.where(better, squared, here.least)
+        return _Iterate(solution, residual, direction, squared, best, least, largest, here.count + 1, ended)
+
+    zero, none = jnp.zeros_like(right), jnp.zeros((), right.dtype)
+    count, going = jnp.asarray(0, jnp.int32), jnp.asarray(False)
+    start = _Iterate(zero, right, right, first, zero, first, none, count, going)
+    return jax.lax.while_loop(unfinished, improve, start).best
 
 
 def _kernel_matrix(rows: FactorRows, flat: Array, scale: Array) -> Array:
