@@ -16,11 +16,28 @@ class RESULTS(eqx.Enumeration):
         "tolerance), and the smallest curvature is positive."
     )
     saddle_point = (
-        "The flow reached a stationary point that is not a minimum: the smallest curvature there is negative."
+        "The flow reached a stationary point that is not a minimum: the smallest curvature there is negative, or zero "
+        "to rounding with an energy that falls further away."
     )
     flat_point = (
-        "The flow reached a stationary point whose smallest curvature is zero to rounding: second derivatives do not "
-        "tell whether it is a minimum."
+        "The flow reached a point where the quadratic model promises nothing more, but does not tell whether it is a "
+        "minimum: the smallest curvature is zero to rounding, or is not that of the energy a little further away."
+    )
+    escaping = (
+        "The energy flattens while the state moves away: ahead it never rises again as far as numbers reach. "
+        "Its infimum seems to lie at infinity, and there is no minimum here."
+    )
+    unbounded = (
+        "The energy falls without bound as far as numbers reach, so it has no minimum. "
+        "Check its sign, or add what should hold the state (`lower`, `upper`, `plus`, a penalty)."
+    )
+    corner = (
+        "The steps are held where the slope of the energy jumps: a quadratic model says nothing across a corner, which "
+        "may or may not be a minimum. A penalty with a proximal map (`plus=tw.L1(...)`) knows its corners."
+    )
+    out_of_steps = (
+        "All `num_steps` were taken before the tolerance was reached: the state is the best found, not a stationary "
+        "point. Use a larger `num_steps`."
     )
     non_finite = (
         "A step produced NaN or infinity; the last finite state is kept. "
