@@ -28,6 +28,16 @@ ENERGIES = {
     "ball": tw.L2Ball(0.5, 0.1),
     "group lasso": tw.GroupLasso(0.5),
     "group lasso with labels": tw.GroupLasso(0.3, LABELS),
+    "box on a hyperplane": tw.Box(-0.3, 0.4) + tw.Hyperplane(0.2, jnp.asarray([1.0, 2.0, -1.0, 0.0, 0.5])),
+    "l1 in a box on a hyperplane": tw.L1(0.2)
+    + tw.ElasticNet(0.1, 0.4)
+    + tw.Box(-0.5, 0.6)
+    + tw.Hyperplane(0.3, jnp.asarray([1.0, -2.0, -1.0, 0.5, 0.5])),
+    "elastic net on a hyperplane": tw.ElasticNet(0.4, 0.3) + tw.Hyperplane(1.0),
+    "simplex with bounds": tw.Box(0.05, 0.4) + tw.Simplex(),
+    "sparse group lasso": tw.GroupLasso(0.3, LABELS) + tw.L1(0.2),
+    "group lasso without signs": tw.GroupLasso(0.3, LABELS) + tw.NonNegative(),
+    "l1 in a quarter of a ball": tw.L2Ball(0.5) + tw.L1(0.2) + tw.NonNegative(),
 }
 
 

@@ -6,14 +6,14 @@ from thalweg.energies._base import Sum as Sum
 from thalweg.energies._base import Zero as Zero
 from thalweg.energies._base import as_energy as as_energy
 from thalweg.energies._coupled import GroupLasso as GroupLasso
-from thalweg.energies._coupled import Hyperplane as Hyperplane
 from thalweg.energies._coupled import L2Ball as L2Ball
-from thalweg.energies._coupled import Simplex as Simplex
 from thalweg.energies._decompose import Decomposition as Decomposition
 from thalweg.energies._decompose import decompose as decompose
 from thalweg.energies._divergence import KL as KL
 from thalweg.energies._divergence import FDivergence as FDivergence
 from thalweg.energies._functional import Functional as Functional
+from thalweg.energies._hyperplane import Hyperplane as Hyperplane
+from thalweg.energies._hyperplane import Simplex as Simplex
 from thalweg.energies._interaction import InteractionEnergy as InteractionEnergy
 from thalweg.energies._likelihood import HalfDeviance as HalfDeviance
 from thalweg.energies._likelihood import NegativeLogLikelihood as NegativeLogLikelihood

@@ -1,21 +1,25 @@
-"""Proximable energies that couple the entries: simplex, hyperplane, ball, groups."""
+r"""Proximable energies of Euclidean lengths: ball, groups, and what may be added to them.
 
-from collections.abc import Callable
+A function $\ell$ of the length alone and a positively homogeneous g, $g(tx) = t\,g(x)$ for $t > 0$, have the joint
+proximal map $\operatorname{prox}_\ell \circ \operatorname{prox}_g$: the outer one scales along a ray, on which the
+subgradients of g stay what they are.
+
+**Source:** Yu, *On decomposing the proximal map* (NeurIPS 2013); Simon et al., *A sparse-group lasso* (2013).
+"""
+
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.flatten_util import ravel_pytree
 
 from thalweg import _tree
-from thalweg._types import Array, PyTree, Scalar, ScalarLike, State
+from thalweg._errors import UnsupportedCombination
+from thalweg._types import Array, Flag, PyTree, Scalar, ScalarLike, State
 from thalweg.energies._parameters import (
     check_positive,
     check_weight,
     known,
-    metric_like,
     numbers,
     refuse_metric,
     safe_root,
@@ -23,107 +27,7 @@ from thalweg.energies._parameters import (
     times,
     vector,
 )
-from thalweg.energies._proximable import AbstractProximable
-
-
-class Simplex(AbstractProximable):
-    r"""$x \ge 0$, $\sum_i x_i = t$: 0 inside, $+\infty$ outside; its proximal map is the projection, found by sorting.
-
-    **Arguments:** `total`: $t > 0$; `axis`: `None` for all entries of the state put end to end, or the axis of each
-    leaf along which every slice lies in a simplex (−1: the rows of a stochastic matrix).
-
-    **Source:** Held, Wolfe, Crowder (1974); Duchi et al., *Efficient projections onto the ℓ1-ball* (ICML 2008).
-    """
-
-    total: Array = eqx.field(default=1.0, converter=lambda total: numbers(total))
-    axis: int | None = eqx.field(static=True, default=None)
-
-    def __check_init__(self) -> None:
-        check_positive(self.total, "total", "Simplex")
-
-    def __call__(self, state: State) -> Scalar:
-        def leaf(x: Array, _: Any) -> Scalar:
-            total = self.total.astype(x.dtype)
-            slack = 64 * x.shape[-1] * jnp.finfo(x.dtype).eps * total
-            inside = jnp.all(x >= 0) & jnp.all(jnp.abs(jnp.sum(x, axis=-1) - total) <= slack)
-            return jnp.where(inside, jnp.zeros((), x.dtype), jnp.inf)
-
-        return _tree.total(jax.tree.leaves(self._rows(leaf, vector(self, state), None, back=False)))
-
-    def prox(self, point: State, step: ScalarLike, metric_diagonal: PyTree = None) -> State:
-        project = lambda x, metric: _onto_simplex(x, metric, self.total.astype(x.dtype))  # noqa: E731
-        return self._rows(project, point, metric_diagonal)
-
-    def least_subgradient(self, point: State, gradient: State) -> State:
-        # The velocity is −ξ projected onto the directions that stay inside: their sum is zero, and where x is zero
-        # they are not negative. The multiplier τ solves Σ max(−ξ − τ, 0 where x = 0) = 0 by the same sorting: entries
-        # inside count always, those at zero in order of −ξ.
-        def leaf(x: Array, slope: Array) -> Array:
-            return -_onto_tangent_cone(-slope, x <= 0)
-
-        return self._rows(leaf, point, gradient)
-
-    def scaled(self, factor: ScalarLike) -> "Simplex":
-        return self
-
-    def check(self, state: State) -> None:
-        point = vector(self, state)
-        if self.axis is not None and any(not -leaf.ndim <= self.axis < leaf.ndim for leaf in jax.tree.leaves(point)):
-            shapes = [leaf.shape for leaf in jax.tree.leaves(point)]
-            raise ValueError(f"`Simplex` with axis={self.axis} does not fit a state of shapes {shapes}.")
-
-    def _rows(self, fn: Callable[[Array, Array], Array], point: State, other: PyTree, back: bool = True) -> Any:
-        """`fn` on arrays whose last axis is one simplex, with `other` (`None`: ones) laid out the same way."""
-        other = metric_like(other, point)
-        if self.axis is None:
-            flat, unravel = ravel_pytree(point)
-            out = fn(flat, ravel_pytree(other)[0])
-            return unravel(out) if back else out
-        axis = self.axis
-        moved = lambda x, w: fn(jnp.moveaxis(x, axis, -1), jnp.moveaxis(w, axis, -1))  # noqa: E731
-        return jax.tree.map(lambda x, w: jnp.moveaxis(moved(x, w), -1, axis) if back else moved(x, w), point, other)
-
-
-class Hyperplane(AbstractProximable):
-    r"""One linear constraint $\sum_i a_i x_i = b$: 0 there, $+\infty$ elsewhere.
-
-    **Arguments:** `offset`: b; `normal`: $a \ne 0$, a number (1: the entries sum to b), an array that broadcasts to the
-    state, or a tree like the state.
-    """
-
-    offset: Array = eqx.field(default=0.0, converter=lambda offset: numbers(offset))
-    normal: PyTree = eqx.field(default=1.0, converter=lambda normal: numbers(normal))
-
-    def __check_init__(self) -> None:
-        if known(self.offset, self.normal):
-            leaves = [np.asarray(leaf) for leaf in jax.tree.leaves((self.offset, self.normal))]
-            if not all(np.all(np.isfinite(leaf)) for leaf in leaves) or not any(np.any(leaf) for leaf in leaves[1:]):
-                raise ValueError("`Hyperplane` needs a finite `offset` and a finite `normal` that is not zero.")
-
-    def __call__(self, state: State) -> Scalar:
-        point = vector(self, state)
-        normal = spread(self.normal, point)
-        products = ravel_pytree(jax.tree.map(lambda a, x: a * x, normal, point))[0]
-        offset = self.offset.astype(products.dtype)
-        slack = 64 * jnp.finfo(products.dtype).eps * (jnp.sum(jnp.abs(products)) + jnp.abs(offset))
-        return jnp.where(jnp.abs(jnp.sum(products) - offset) <= slack, jnp.zeros((), products.dtype), jnp.inf)
-
-    def prox(self, point: State, step: ScalarLike, metric_diagonal: PyTree = None) -> State:
-        normal = spread(self.normal, point)
-        across = jax.tree.map(lambda a, d: a / d, normal, metric_like(metric_diagonal, point))
-        beyond = _tree.dot(normal, point)
-        away = (beyond - self.offset.astype(beyond.dtype)) / _tree.dot(normal, across)
-        return _tree.multiply_add(point, -away, across)
-
-    def least_subgradient(self, point: State, gradient: State) -> State:
-        normal = spread(self.normal, point)
-        return _tree.multiply_add(gradient, -_tree.dot(normal, gradient) / _tree.dot(normal, normal), normal)
-
-    def scaled(self, factor: ScalarLike) -> "Hyperplane":
-        return self
-
-    def check(self, state: State) -> None:
-        spread(self.normal, vector(self, state))
+from thalweg.energies._proximable import AbstractProximable, AbstractSeparable
 
 
 class L2Ball(AbstractProximable):
@@ -144,6 +48,9 @@ class L2Ball(AbstractProximable):
         _, length = self._offset(vector(self, state))
         slack = 1 + 32 * jnp.finfo(length.dtype).eps
         return jnp.where(length <= slack * self.radius.astype(length.dtype), jnp.zeros((), length.dtype), jnp.inf)
+
+    def inside(self, point: State) -> Scalar:
+        return jnp.zeros((), _tree.dtype_of(point))
 
     def prox(self, point: State, step: ScalarLike, metric_diagonal: PyTree = None) -> State:
         refuse_metric(self, metric_diagonal)
@@ -169,6 +76,10 @@ class L2Ball(AbstractProximable):
     def _offset(self, point: State) -> tuple[PyTree, Scalar]:
         offset = _tree.multiply_add(point, -1.0, spread(self.centre, point))
         return offset, safe_root(_tree.dot(offset, offset))
+
+    def is_centred(self) -> Flag:
+        """Whether the centre is the origin."""
+        return jnp.all(jnp.stack([jnp.all(leaf == 0) for leaf in jax.tree.leaves(self.centre)]))
 
 
 class GroupLasso(AbstractProximable):
@@ -243,27 +154,44 @@ class GroupLasso(AbstractProximable):
         return squares[labels] if at_entries else squares
 
 
-def _onto_simplex(x: Array, metric: Array, total: Scalar) -> Array:
-    """y = max(x − τ/d, 0) with the τ at which it sums to `total`, along the last axis."""
-    order = jnp.argsort(-x * metric, axis=-1)
-    ranked, across = jnp.take_along_axis(x, order, -1), jnp.take_along_axis(1 / metric, order, -1)
-    levels = (jnp.cumsum(ranked, axis=-1) - total) / jnp.cumsum(across, axis=-1)
-    count = jnp.sum(ranked > levels * across, axis=-1, keepdims=True)
-    level = jnp.take_along_axis(levels, jnp.maximum(count - 1, 0), -1)
-    # The sum once more over those that stay: it takes away what the long cumulative sum has lost.
-    kept = x * metric > level
-    level = (jnp.sum(jnp.where(kept, x, 0), axis=-1, keepdims=True) - total) / jnp.sum(
-        jnp.where(kept, 1 / metric, 0), axis=-1, keepdims=True
-    )
-    return jnp.where(kept, jnp.maximum(x - level / metric, 0), 0)
+class LengthAndSeparable(AbstractProximable):
+    """A ball around the origin or the lengths of groups, plus a positively homogeneous separable energy (L1, signs).
+    Made by adding the two.
+    """
 
+    length: L2Ball | GroupLasso
+    separable: AbstractSeparable
 
-def _onto_tangent_cone(x: Array, walled: Array) -> Array:
-    """The nearest y with sum zero and y ≥ 0 where `walled`, along the last axis."""
-    # Free entries rank first whatever their size: they count always.
-    order = jnp.lexsort((-x, walled), axis=-1)
-    ranked, free = jnp.take_along_axis(x, order, -1), ~jnp.take_along_axis(walled, order, -1)
-    levels = jnp.cumsum(ranked, axis=-1) / jnp.arange(1, x.shape[-1] + 1, dtype=x.dtype)
-    count = jnp.sum(free | (ranked > levels), axis=-1, keepdims=True)
-    level = jnp.take_along_axis(levels, jnp.maximum(count - 1, 0), -1)
-    return jnp.where(walled, jnp.maximum(x - level, 0), x - level)
+    takes_metric = False
+
+    def __call__(self, state: State) -> Scalar:
+        return self.length(state) + self.separable(state)
+
+    def inside(self, point: State) -> Scalar:
+        return self.length.inside(point) + self.separable.inside(point)
+
+    def prox(self, point: State, step: ScalarLike, metric_diagonal: PyTree = None) -> State:
+        refuse_metric(self, metric_diagonal)
+        return self._or_nan(self.length.prox(self.separable.prox(point, step), step))
+
+    def least_subgradient(self, point: State, gradient: State) -> State:
+        # Entries at zero have no part in the direction of the ray, so the two shorten the slope one after the other.
+        return self._or_nan(self.length.least_subgradient(point, self.separable.least_subgradient(point, gradient)))
+
+    def scaled(self, factor: ScalarLike) -> "LengthAndSeparable":
+        return LengthAndSeparable(self.length.scaled(factor), self.separable.scaled(factor))
+
+    def check(self, state: State) -> None:
+        self.length.check(state)
+        self.separable.check(state)
+        if isinstance(self.length, L2Ball) and known(self.length.centre) and not bool(self.length.is_centred()):
+            raise UnsupportedCombination(
+                "`L2Ball` has a joint proximal map with `L1` and `NonNegative` only around the origin; `centre` is not "
+                "zero.\nMove the origin to the centre in the function, or keep one of the two in the function."
+            )
+
+    def _or_nan(self, point: State) -> State:
+        # A centre that could not be looked at beforehand.
+        if not isinstance(self.length, L2Ball):
+            return point
+        return _tree.where(self.length.is_centred(), point, jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), point))

@@ -15,8 +15,9 @@ from thalweg._types import Array, State
 from thalweg.energies._base import AbstractEnergy, Sum, Zero
 from thalweg.energies._divergence import FDivergence
 from thalweg.energies._interaction import InteractionEnergy
+from thalweg.energies._joint import joint
 from thalweg.energies._local import Entropy, InternalEnergy, PorousMedium, PotentialEnergy
-from thalweg.energies._proximable import AbstractProximable, joint
+from thalweg.energies._proximable import AbstractProximable
 
 
 class Term(NamedTuple):

@@ -13,15 +13,14 @@ negative is the velocity of the gradient flow (Brézis). It is zero exactly at s
 """
 
 import abc
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from thalweg import _tree
-from thalweg._errors import UnsupportedCombination
+from thalweg._sums import sums
 from thalweg._types import Array, PyTree, Scalar, ScalarLike, State
 from thalweg.energies._base import AbstractEnergy
 from thalweg.energies._parameters import check_bounds, check_weight, known, metric_like, numbers, spread, times, vector
@@ -38,6 +37,10 @@ class AbstractProximable(AbstractEnergy):
         r"""$\operatorname{argmin}_y \tfrac{1}{2\alpha}\sum_i d_i (y_i - x_i)^2 + g(y)$; `step` is $\alpha$,
         `metric_diagonal` is d, shaped like the point (`None`: ones).
         """
+
+    def inside(self, point: State) -> Scalar:
+        """The energy at a point that is known to satisfy the constraints, such as what `prox` returns."""
+        return self(point)
 
     @abc.abstractmethod
     def least_subgradient(self, point: State, gradient: State) -> State:
@@ -63,9 +66,41 @@ class Separable(eqx.Module):
     lower: PyTree
     upper: PyTree
 
+    @property
+    def is_flat(self) -> bool:
+        """Whether there are bounds only, so that the energy is zero between them."""
+        return all(isinstance(part, float) and part == 0 for part in (self.weight, self.ridge))
+
     def at(self, state: State) -> tuple[PyTree, PyTree, PyTree, PyTree]:
         """The four parts, each shaped like the state."""
         return tuple(spread(part, state) for part in (self.weight, self.ridge, self.lower, self.upper))  # type: ignore[return-value]
+
+    def value(self, x: Array) -> Scalar:
+        """The sum between the bounds, for one array with parts shaped like it."""
+        return sums(self.weight * jnp.abs(x) + 0.5 * self.ridge * x**2)[0]
+
+    def prox(self, x: Array, step: Array) -> Array:
+        """The proximal map of one array, with a step for each entry."""
+        # On the line a convex function less its domain, then the domain: soft threshold, shrink, clip. At ties the
+        # derivative is that inside, so that what is barely active counts as free; equal bounds are never free.
+        cut = step * self.weight
+        shrunk = jnp.where(jnp.abs(x) >= cut, x - cut * jnp.sign(x), 0) / (1 + step * self.ridge)
+        below, above = shrunk < self.lower, shrunk > self.upper
+        clipped = jnp.where(below, self.lower, jnp.where(above, self.upper, shrunk))
+        return jnp.where(self.lower >= self.upper, self.lower, clipped)
+
+    def slope(self, x: Array, step: Array) -> Array:
+        """The derivative of the proximal map, entry by entry."""
+        return jax.jvp(lambda v: self.prox(v, step), (x,), (jnp.ones_like(x),))[1]
+
+    def corners(self, step: Array) -> tuple[Array, Array]:
+        """The least and the largest number at which the proximal map has a corner."""
+        cut = step * self.weight
+        ends = [
+            jnp.where(jnp.isfinite(bound), bound * (1 + step * self.ridge) + cut * jnp.sign(bound), 0)
+            for bound in (self.lower, self.upper)
+        ]
+        return jnp.minimum(-cut, jnp.minimum(*ends)), jnp.maximum(cut, jnp.maximum(*ends))
 
 
 class AbstractSeparable(AbstractProximable):
@@ -75,26 +110,31 @@ class AbstractSeparable(AbstractProximable):
     def parts(self) -> Separable:
         """The weights and bounds, entry by entry."""
 
-    def __call__(self, state: State) -> Scalar:
-        def leaf(x: Array, weight: Array, ridge: Array, lower: Array, upper: Array) -> Scalar:
-            inside = jnp.all((lower <= x) & (x <= upper))
-            return jnp.where(inside, jnp.sum(weight * jnp.abs(x) + 0.5 * ridge * x**2), jnp.inf)
+    @abc.abstractmethod
+    def scaled(self, factor: ScalarLike) -> "AbstractSeparable":
+        """The energy times a positive factor."""
 
+    def __call__(self, state: State) -> Scalar:
         point = vector(self, state)
-        return _tree.total(jax.tree.map(leaf, point, *self.parts().at(point)))
+
+        def outside(x: Array, lower: Array, upper: Array) -> Scalar:
+            return sums(jnp.where((lower <= x) & (x <= upper), 0, 1).astype(x.dtype))[0]
+
+        _, _, lower, upper = self.parts().at(point)
+        number = _tree.total(jax.tree.map(outside, point, lower, upper))
+        return jnp.where(number == 0, self.inside(point), jnp.inf)
+
+    def inside(self, point: State) -> Scalar:
+        parts = self.parts()
+        if parts.is_flat:
+            return jnp.zeros((), _tree.dtype_of(point))
+        return _tree.total(jax.tree.map(lambda x, *here: Separable(*here).value(x), point, *parts.at(point)))
 
     def prox(self, point: State, step: ScalarLike, metric_diagonal: PyTree = None) -> State:
-        def leaf(x: Array, weight: Array, ridge: Array, lower: Array, upper: Array, metric: Array) -> Array:
-            step_here = jnp.asarray(step, x.dtype) / metric
-            # On the line a convex function less its domain, then the domain: soft threshold, shrink, clip. At ties the
-            # derivative is that inside, so that what is barely active counts as free; equal bounds are never free.
-            cut = step_here * weight
-            shrunk = jnp.where(jnp.abs(x) >= cut, x - cut * jnp.sign(x), 0) / (1 + step_here * ridge)
-            below, above = shrunk < lower, shrunk > upper
-            clipped = jnp.where(below, lower, jnp.where(above, upper, shrunk))
-            return jnp.where(lower >= upper, lower, clipped)
+        def leaf(x: Array, metric: Array, *here: Array) -> Array:
+            return Separable(*here).prox(x, jnp.asarray(step, x.dtype) / metric)
 
-        return jax.tree.map(leaf, point, *self.parts().at(point), metric_like(metric_diagonal, point))
+        return jax.tree.map(leaf, point, metric_like(metric_diagonal, point), *self.parts().at(point))
 
     def least_subgradient(self, point: State, gradient: State) -> State:
         def leaf(x: Array, slope: Array, weight: Array, ridge: Array, lower: Array, upper: Array) -> Array:
@@ -188,13 +228,14 @@ class ElasticNet(AbstractSeparable):
 
 
 class SeparableSum(AbstractSeparable):
-    """Several separable energies added: their weights add, their bounds intersect. Made by [`joint`][]."""
+    """Several separable energies added: their weights add, their bounds intersect. Made by adding them."""
 
     terms: tuple[AbstractSeparable, ...]
     like: State
 
     def parts(self) -> Separable:
-        each = [term.parts().at(self.like) for term in self.terms]
+        own = [term.parts() for term in self.terms]
+        each = [parts.at(self.like) for parts in own]
         add = lambda *leaves: sum(leaves[1:], start=leaves[0])  # noqa: E731
         most = lambda *leaves: jnp.max(jnp.stack(leaves), axis=0)  # noqa: E731
         least = lambda *leaves: jnp.min(jnp.stack(leaves), axis=0)  # noqa: E731
@@ -202,39 +243,9 @@ class SeparableSum(AbstractSeparable):
             jax.tree.map(fold, *parts)
             for fold, parts in zip((add, add, most, least), zip(*each, strict=True), strict=True)
         )
+        if all(parts.is_flat for parts in own):
+            weight = ridge = 0.0
         return Separable(weight, ridge, lower, upper)
 
     def scaled(self, factor: ScalarLike) -> "SeparableSum":
-        scaled = (term.scaled(factor) for term in self.terms)
-        return SeparableSum(tuple(term for term in scaled if isinstance(term, AbstractSeparable)), self.like)
-
-
-def joint(terms: Any, state: State) -> AbstractProximable:
-    """One proximable energy for the terms of a decomposition: none, one, or several separable ones.
-
-    **Raises:** `UnsupportedCombination` if there is no joint proximal map; `ValueError` if a factor is not positive or
-    bounds have nothing in common.
-    """
-    for term in terms:
-        if not _tree.is_traced(term.scale) and not (np.isfinite(term.scale) and term.scale > 0):
-            raise ValueError(
-                f"`{type(term.energy).__name__}` is convex and needs a positive factor to have a proximal map; it has "
-                f"{float(term.scale)}."
-            )
-    energies = [term.energy.scaled(term.scale) for term in terms]
-    if not energies:
-        return Box()
-    if len(energies) == 1:
-        return energies[0]
-    separable = tuple(energy for energy in energies if isinstance(energy, AbstractSeparable))
-    if len(separable) < len(energies):
-        names = " + ".join(type(energy).__name__ for energy in energies)
-        raise UnsupportedCombination(
-            f"{names} has no joint proximal map in closed form.\n"
-            "Only entry-wise energies can be added to each other: Box, NonNegative, L1, ElasticNet."
-        )
-    both = SeparableSum(separable, _tree.floating(state))
-    parts = both.parts()
-    if known(parts.lower, parts.upper):
-        check_bounds(parts.lower, parts.upper)
-    return both
+        return SeparableSum(tuple(term.scaled(factor) for term in self.terms), self.like)
