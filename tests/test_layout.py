@@ -17,12 +17,12 @@ MAX_LINES = 450
 # From the ground up: a module imports from its own row of this table and from the rows before it, never a later one.
 # A new folder or root module must be placed here on purpose.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("_types", "_tree", "_sums", "_errors", "_result", "_shapes", "_compiled", "_saves", "_sharding"),
+    ("_types", "_tree", "_sums", "_errors", "_result", "_shapes", "_compiled", "_saves", "_packing", "_sharding"),
     ("states", "energies", "generators", "targets", "likelihoods"),
     ("_first_variation",),
     ("diagnostics", "transport", "geometries"),
     ("schemes",),
-    ("_check", "_measure", "_path", "_advance", "_chunks", "_fingerprint", "_interrupt", "_loop", "_flow", "_rollout"),
+    ("_check", "_measure", "_path", "_advance", "_chunks", "_fingerprint", "_interrupt", "_loop", "_flow", "_launch", "_rollout"),
     ("recipes", "interop", "plotting", "io", "problems"),
     ("",),  # thalweg/__init__.py, the flat public names
     ("cli", "explorer", "__main__"),

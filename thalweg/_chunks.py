@@ -17,6 +17,7 @@ import numpy as np
 from thalweg import _compiled
 from thalweg._advance import advance, initial_memory
 from thalweg._measure import Snapshot, record
+from thalweg._packing import Packing
 from thalweg._path import FlowState
 from thalweg._result import RESULTS
 from thalweg._types import PRNGKey
@@ -38,6 +39,7 @@ class Problem(eqx.Module):
     last_step: Any
     save_every: Any
     available: tuple[bool, bool] = eqx.field(static=True)
+    packing: Packing = eqx.field(static=True)
     buffer_size: int = eqx.field(static=True)
 
 
@@ -64,7 +66,7 @@ class Chunk(NamedTuple):
 
     arrays: Any
     result: Any
-    buffers: dict[str, Any]
+    buffers: list[Any]
     facts: Any
 
 
@@ -77,8 +79,8 @@ def run_chunk(problem: Problem, flow_state: FlowState, num_steps: int, *, begins
     """
     chunk = _compiled.call(_chunk, *chunk_arguments(problem, flow_state, num_steps, begins))
     facts = read_facts(chunk)
-    saves = cut(chunk.buffers, 0, facts.num_saves)
-    tail = cut(chunk.buffers, last_record(facts), last_record(facts) + 1)
+    saves = cut(problem, chunk.buffers, 0, facts.num_saves)
+    tail = cut(problem, chunk.buffers, last_record(facts), last_record(facts) + 1)
     static = eqx.filter(flow_state, eqx.is_array, inverse=True)
     return eqx.combine(chunk.arrays, static), on_host(chunk.result), saves, tail, facts
 
@@ -90,7 +92,7 @@ def on_host(result: Any) -> Any:
 
 def record_once(problem: Problem, flow_state: FlowState) -> tuple[Any, ...]:
     """The save of one state: `(times, states, records, measurements)`, each with a leading axis of length one."""
-    return cut(jax.tree.map(lambda leaf: np.asarray(leaf)[None], _compiled.call(entry_of, problem, flow_state)), 0, 1)
+    return _unpack(jax.tree.map(lambda leaf: np.asarray(leaf)[None], _compiled.call(entry_of, problem, flow_state)))
 
 
 def chunk_arguments(problem: Problem, flow_state: FlowState, num_steps: int, begins: bool) -> tuple[Any, ...]:
@@ -113,11 +115,11 @@ def last_record(facts: Facts) -> int:
     return facts.num_saves - 1 if facts.is_last_due else facts.num_saves
 
 
-def cut(buffers: dict[str, Any], start: int, end: int) -> tuple[Any, ...]:
+def cut(problem: Problem, buffers: list[Any], start: int, end: int) -> tuple[Any, ...]:
     """The saves from `start` to `end` as `(times, states, records, measurements)`, copied, so that they do not hold on
     to the whole buffer.
     """
-    return _unpack(jax.tree.map(lambda leaf: np.asarray(leaf)[start:end].copy(), buffers))
+    return _unpack(problem.packing.take(buffers, start, end))
 
 
 def _chunk(problem: Problem, flow_state: FlowState, begins: Any, num_steps: Any) -> Chunk:
@@ -129,9 +131,8 @@ def _chunk(problem: Problem, flow_state: FlowState, begins: Any, num_steps: Any)
         return eqx.filter(eqx.tree_at(lambda s: s.memory, flow_state, memory, is_leaf=_is_none), eqx.is_array)
 
     arrays = jax.lax.cond(begins, begun, lambda: arrays)
-    shapes = jax.eval_shape(lambda a: entry_of(problem, eqx.combine(a, static)), arrays)
     # One place more than there are saves, for the record of the last state.
-    buffers = jax.tree.map(lambda s: jnp.zeros((problem.buffer_size + 1, *s.shape), s.dtype), shapes)
+    buffers = problem.packing.blank(problem.buffer_size + 1)
     began_cut = _cut_short(problem, arrays.time)
 
     def body(carry: _Carry) -> _Carry:
@@ -155,9 +156,8 @@ def _chunk(problem: Problem, flow_state: FlowState, begins: Any, num_steps: Any)
         same = began_cut | ~_cut_short(problem, moved.time)
         going = fits & same & ~_is_over(problem, moved.num_steps, moved.time) & (result == RESULTS.successful)
 
-        def write(buffers: Any) -> Any:
-            entry = entry_of(problem, moved)
-            return jax.tree.map(lambda b, e: b.at[carry.num_saves].set(e.astype(b.dtype)), buffers, entry)
+        def write(buffers: list[Any]) -> list[Any]:
+            return problem.packing.put(buffers, carry.num_saves, entry_of(problem, moved))
 
         buffers = jax.lax.cond(due | ~going, write, lambda b: b, carry.buffers)
         return _Carry(arrays, result, buffers, num_saves, taken, jnp.asarray(False), going, due)
@@ -166,14 +166,15 @@ def _chunk(problem: Problem, flow_state: FlowState, begins: Any, num_steps: Any)
     carry = _Carry(arrays, RESULTS.successful, buffers, zero, zero, jnp.asarray(begins), yes, yes)
     carry = jax.lax.while_loop(lambda carry: carry.going, body, carry)
     end, buffers = carry.arrays, carry.buffers
-    energies = buffers["energies"] if "energies" in buffers else buffers["measurements"]["regular_energy"]
+    last = carry.num_saves - carry.is_due.astype(jnp.int32)
+    energy = problem.packing.look_at(buffers, last, _energy_of)
     facts = Facts(
         carry.num_saves,
         carry.result._value,  # pyright: ignore
         end.num_steps,
         _is_over(problem, end.num_steps, end.time),
         _cut_short(problem, end.time),
-        jnp.isfinite(energies[carry.num_saves - carry.is_due.astype(jnp.int32)]),
+        jnp.isfinite(energy),
         carry.is_due,
     )
     return Chunk(end, carry.result, buffers, jnp.stack([jnp.asarray(fact).astype(jnp.int32) for fact in facts]))
@@ -196,7 +197,12 @@ def _is_none(leaf: Any) -> bool:
 
 def entry_of(problem: Problem, flow_state: FlowState) -> dict[str, Any]:
     """What one save holds, by name; traced into the chunk."""
-    entry = record(problem.energy, problem.geometry, problem.measure, problem.available, flow_state.state)
+    return entry(problem.energy, problem.geometry, problem.measure, problem.available, flow_state)
+
+
+def entry(energy: Any, geometry: Any, measure: Any, available: tuple[bool, bool], flow_state: FlowState) -> Any:
+    """The same from what it depends on."""
+    entry = record(energy, geometry, measure, available, flow_state.state)
     entry["measurements"] = {**flow_state.stats, **entry["measurements"]}
     return {
         **entry,
@@ -206,6 +212,10 @@ def entry_of(problem: Problem, flow_state: FlowState) -> dict[str, Any]:
         "distances_squared": flow_state.distance_squared,
         "dissipated": flow_state.dissipated,
     }
+
+
+def _energy_of(entry: dict[str, Any]) -> Any:
+    return entry["energies"] if "energies" in entry else entry["measurements"]["regular_energy"]
 
 
 def _unpack(entry: dict[str, Any]) -> tuple[Any, ...]:

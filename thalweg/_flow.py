@@ -5,17 +5,17 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import equinox as eqx
 import jax
 import numpy as np
 
 from thalweg import _tree
 from thalweg._advance import blank
 from thalweg._check import check_combination, check_key
-from thalweg._chunks import Problem
+from thalweg._chunks import Problem, entry
 from thalweg._errors import FlowError, FlowInterrupted
 from thalweg._loop import Checkpointer, Progress, Run, pieces_of
-from thalweg._measure import record, records_energy
+from thalweg._measure import records_energy
+from thalweg._packing import packing_of
 from thalweg._path import Path, concatenate
 from thalweg._result import RESULTS, ended_well, is_member
 from thalweg._shapes import shapes_of
@@ -69,8 +69,7 @@ def flow(
     `error.path` while running; [`thalweg.FlowInterrupted`][] with `error.path` at Ctrl-C, after the chunk of steps that
     is being computed (a second Ctrl-C does not wait).
     """
-    pieces: list[Path] = []
-    consecutive = iterate(
+    pieces = iterate(
         energy,
         initial_state,
         geometry=geometry,
@@ -84,6 +83,20 @@ def flow(
         progress=progress,
         checkpoint=checkpoint,
     )
+    path = collected(pieces)
+    if throw and not ended_well(path.result):
+        raise FlowError(
+            f"The flow stopped after step {int(path.final.num_steps)} at time "
+            f"{float(path.final.time):.6g}.\n{path.message}\n"
+            "`error.path` holds the path so far; `throw=False` returns it instead.",
+            path,
+        )
+    return path
+
+
+def collected(consecutive: Iterator[Path]) -> Path:
+    """The pieces of a path put together. **Raises:** [`thalweg.FlowInterrupted`][] with them at Ctrl-C."""
+    pieces: list[Path] = []
     try:
         for piece in consecutive:
             pieces.append(piece)
@@ -95,13 +108,6 @@ def flow(
     path = concatenate(pieces)
     if is_member(path.result, RESULTS.interrupted):
         raise FlowInterrupted(path.message, path)
-    if throw and not ended_well(path.result):
-        raise FlowError(
-            f"The flow stopped after step {int(path.final.num_steps)} at time "
-            f"{float(path.final.time):.6g}.\n{path.message}\n"
-            "`error.path` holds the path so far; `throw=False` returns it instead.",
-            path,
-        )
     return path
 
 
@@ -182,8 +188,8 @@ def prepare(
     scheme = jax.tree.map(lambda leaf: np.asarray(leaf, dtype) if isinstance(leaf, float) else leaf, scheme)
     has_energy, has_rate, unavailable = records_energy(energy, geometry, state)
     start = blank(energy, geometry, scheme, state, key)
-    shapes = shapes_of(record, energy, geometry, measure, (has_energy, has_rate), start.state)
-    bytes_per_save = _tree.num_bytes((shapes, eqx.filter(state, eqx.is_array)))
+    packing = packing_of(shapes_of(entry, energy, geometry, measure, (has_energy, has_rate), start))
+    bytes_per_save = packing.num_bytes
     total = _check_size(bytes_per_save, num_steps, final_time, save_every, scheme)
     problem = Problem(
         energy,
@@ -196,9 +202,11 @@ def prepare(
         np.asarray(2**31 - 2 if num_steps is None else num_steps, np.int32),
         np.asarray(save_every, np.int32),
         (has_energy, has_rate),
+        packing,
         max(1, min(_BUFFER_SAVES, _BUFFER_BYTES // max(bytes_per_save, 1))),
     )
-    stats = {**scheme.describe(), "distances_squared": scheme.distance_label, "save_bytes": total}
+    stats = {**geometry.at(initial_state).describe(), **scheme.describe()}
+    stats |= {"distances_squared": scheme.distance_label, "save_bytes": total}
     return Run(problem, start, final_time, unavailable, stats)
 
 

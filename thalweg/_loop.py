@@ -1,5 +1,6 @@
 """The host loop: a run that has been checked, driven chunk by chunk, with everything that happens between chunks."""
 
+import copy
 import time as clock
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -11,6 +12,7 @@ import numpy as np
 
 from thalweg._chunks import (
     Problem,
+    cut,
     is_cut_short,
     is_finished,
     pace_of,
@@ -25,6 +27,8 @@ from thalweg._path import FlowState, Path, make_path
 from thalweg._result import RESULTS, is_member
 from thalweg._saves import Saves
 from thalweg._shapes import structure_of
+from thalweg.energies import AbstractEnergy
+from thalweg.schemes import AbstractScheme
 
 # A chunk should last long enough to hide the host and short enough for progress and Ctrl-C.
 _CHUNK_SECONDS = 0.1
@@ -83,7 +87,16 @@ class Run:
         self.problem, self.blank, self.final_time = problem, blank, final_time
         self.unavailable, self.stats = unavailable, stats
         self.started = clock.perf_counter()
+        # Looked up by structure once: a copy of the run keeps it.
         self.name = structure_of(run_chunk, (problem, blank))
+
+    def again(self, energy: AbstractEnergy | None) -> "Run":
+        """The same run, from now, with another energy of the same structure (`None`: the same one)."""
+        run = copy.copy(self)
+        run.started, run.stats = clock.perf_counter(), dict(self.stats)
+        if energy is not None:
+            run.problem = eqx.tree_at(lambda p: p.energy, self.problem, energy)
+        return run
 
     def seconds(self) -> float:
         """How long ago it began."""
@@ -91,8 +104,9 @@ class Run:
 
     def path(self, flow_state: FlowState, saves: Saves, result: Any) -> Path:
         """The path of these saves, which ends at the flow state."""
-        problem = self.problem
-        extras = problem.scheme.finish(problem.energy, problem.geometry, flow_state.state, flow_state.memory)
+        problem, scheme, extras = self.problem, self.problem.scheme, {}
+        if type(scheme).finish is not AbstractScheme.finish:
+            extras = scheme.finish(problem.energy, problem.geometry, flow_state.state, flow_state.memory)
         stats = {
             **self.stats,
             "seconds": round(self.seconds(), 6),
@@ -103,12 +117,17 @@ class Run:
     def piece(self, flow_state: FlowState, saves: tuple[Any, ...], result: Any) -> Path:
         """The same of saves that are NumPy arrays, which JAX is given when they are asked for."""
 
-        def on_device() -> tuple[Any, ...]:
-            times, states, records, measurements = jax.device_put(saves)
-            # A save holds what moves; the rest of the state (functions, data) is that of the flow.
-            return times, eqx.combine(states, flow_state.state), records, measurements
+        return self.path(flow_state, Saves.later(lambda: _on_device(saves, flow_state)), result)
 
-        return self.path(flow_state, Saves.later(on_device), result)
+    def cut_later(self, buffers: list[Any], end: int, flow_state: FlowState) -> Saves:
+        """The saves before `end`, cut out of the buffers when they are asked for."""
+        return Saves.later(lambda: _on_device(cut(self.problem, buffers, 0, end), flow_state))
+
+
+def _on_device(saves: tuple[Any, ...], flow_state: FlowState) -> tuple[Any, ...]:
+    times, states, records, measurements = jax.device_put(saves)
+    # A save holds what moves; the rest of the state (functions, data) is that of the flow.
+    return times, eqx.combine(states, flow_state.state), records, measurements
 
 
 class Place(NamedTuple):
@@ -152,7 +171,8 @@ class _Store:
     """The checkpoint of one run; what is stored with `until` set belongs to that final time alone."""
 
     def __init__(self, checkpoint: Checkpointer, name: str):
-        self.checkpoint, self.name, self.until = checkpoint, name, None
+        self.checkpoint, self.name = checkpoint, name
+        self.until: float | None = None
 
     def __call__(self, where: FlowState, saves: tuple[Any, ...] | None, *, force: bool) -> None:
         pieces = [saves] if saves is not None and len(saves[0]) else []
@@ -163,7 +183,7 @@ def continued(
     run: Run, place: Place, progress: Callable[[Progress], Any] | None = None, store: _Store | None = None
 ) -> Iterator[Path]:
     """The pieces from a place in the run to its end."""
-    problem, chunk_steps, compiled, interruptions = run.problem, pace_of(run.name), False, Interruptions()
+    chunk_steps, compiled, interruptions = pace_of(run.name), False, Interruptions()
     ended = place.is_over
     while not ended:
         with interruptions:
@@ -230,16 +250,20 @@ def _restored(run: Run, flow_state: FlowState, earlier: list[Any], until: float 
 
 def _with_end(run: Run, place: Place, saves: tuple[Any, ...] | None) -> tuple[Any, ...]:
     """The saves of a run that ends here: one that ends between two saves shows its last state too."""
+    due = int(np.asarray(place.flow_state.num_steps)) % int(run.problem.save_every) == 0
+    if due and saves is not None:
+        return saves
     record = _record_at(run, place)
     if saves is None:
         saves = jax.tree.map(lambda leaf: leaf[:0], record)
-    if int(np.asarray(place.flow_state.num_steps)) % int(run.problem.save_every) == 0:
+    if due:
         return saves
     return jax.tree.map(lambda a, b: np.concatenate([a, b]), saves, record)
 
 
 def _record_at(run: Run, place: Place) -> tuple[Any, ...]:
-    return record_once(run.problem, place.flow_state) if place.record is None else place.record
+    known = place.record
+    return record_once(run.problem, place.flow_state) if known is None else known
 
 
 def _named_if_not_finite(result: Any, saves: tuple[Any, ...]) -> Any:
@@ -278,7 +302,4 @@ def _progress(run: Run, place: Place) -> Progress:
     number = lambda name: float(records[name][0]) if name in records else None  # noqa: E731
     steps, time = int(place.flow_state.num_steps), float(place.flow_state.time)
     fraction = steps / int(problem.last_step) if problem.final_time is None else time / float(problem.final_time)
-    return Progress(
-        steps, time, min(fraction, 1.0), number("energies"), number("dissipation_rates"), run.seconds()
-    )
-
+    return Progress(steps, time, min(fraction, 1.0), number("energies"), number("dissipation_rates"), run.seconds())

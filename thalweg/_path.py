@@ -183,13 +183,11 @@ class Path(eqx.Module):
 
         save(file, self)
 
-
     def but(self, **changes: Any) -> "Path":
         """The same path with some fields changed."""
         # Like `dataclasses.replace`, without looking at the saves: what has not been asked for stays uncut.
         path = object.__new__(Path)
-        path.__dict__.update({name: getattr(self, name) for name in _FIELDS} | changes)
-        return path
+        return _filled(path, {name: getattr(self, name) for name in _FIELDS} | changes)
 
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(Path))
@@ -206,7 +204,12 @@ def make_path(
     """A path, without the checks of `Path(...)`, which look at the saves."""
     path = object.__new__(Path)
     values = saves, result, final, extras, tuple(unavailable.items()), tuple(stats.items())
-    path.__dict__.update(zip(_FIELDS, values, strict=True))
+    return _filled(path, dict(zip(_FIELDS, values, strict=True)))
+
+
+def _filled(path: Path, values: dict[str, Any]) -> Path:
+    for name, value in values.items():
+        object.__setattr__(path, name, value)
     return path
 
 

@@ -1,5 +1,6 @@
 """Why a flow ended: one whole sentence for each way."""
 
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -73,6 +74,17 @@ class RESULTS(eqx.Enumeration):
         "`damping`, another `solver`, or `tw.MatrixFreeFisher(max_steps=...)` to take what so many products find."
     )
     interrupted = "The flow was interrupted from the keyboard; everything up to the last good state is kept."
+
+
+def member(number: int) -> Any:
+    """The member with this number, as a compiled function returns it."""
+    return _members()[number]
+
+
+@functools.cache
+def _members() -> dict[int, Any]:
+    items = RESULTS._name_to_item.values()  # pyright: ignore
+    return {int(np.asarray(item._value)): item for item in items}
 
 
 def is_member(result: Any, member: Any) -> bool:

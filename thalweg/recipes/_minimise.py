@@ -6,8 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from thalweg import _tree
-from thalweg._check import check_state
-from thalweg._flow import flow
+from thalweg._launch import launch
 from thalweg._measure import ModelDecrease
 from thalweg._path import Path
 from thalweg._types import PyTree
@@ -59,17 +58,16 @@ def minimise(
         return minimise_composite(
             fn, x0, parts[0] if len(parts) == 1 else parts[0] + parts[1], tolerance=tolerance, num_steps=num_steps
         )
-    check_state(x0)
     if tolerance is None:
         tolerance = float(jnp.finfo(_tree.dtype_of(x0)).eps)
-    path = flow(
-        fn,
-        x0,
-        geometry=Euclidean(),
-        scheme=LinearlyImplicit(scale=LearntDiagonal()),
-        num_steps=num_steps,
-        save_every=max(1, num_steps // 1000),
-        stop=ModelDecrease(tolerance),
-        throw=False,
-    )
-    return ended(path, fn)
+
+    def choices() -> dict[str, Any]:
+        return {
+            "geometry": Euclidean(),
+            "scheme": LinearlyImplicit(scale=LearntDiagonal()),
+            "num_steps": num_steps,
+            "save_every": max(1, num_steps // 1000),
+            "stop": ModelDecrease(tolerance),
+        }
+
+    return ended(launch((minimise, tolerance, num_steps), fn, x0, choices), fn)
