@@ -12,10 +12,13 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from thalweg import _tree
+from thalweg._first_variation import energy_and_first_variation
 from thalweg._types import Array, Flag, Scalar, State
-from thalweg.diagnostics._stationarity import StationaryPoint, curvature_of
+from thalweg.diagnostics._stationarity import StationaryPoint
 from thalweg.energies import AbstractEnergy, as_energy, decompose
 from thalweg.states import moving
 
@@ -48,7 +51,9 @@ class ResidualBelow(eqx.Module):
         return snapshot.stats["relative_residual"] <= self.tolerance
 
 
-def stationary_point_on_piece(energy: AbstractEnergy | Callable[..., Any], state: State) -> StationaryPoint:
+def stationary_point_on_piece(
+    energy: AbstractEnergy | Callable[..., Any], state: State, *, gradient_norm: Any = None
+) -> StationaryPoint:
     r"""What kind of stationary point of a function with constraints and penalties a state is, by the smallest curvature
     along the directions that keep its active bounds and zeros.
 
@@ -56,60 +61,97 @@ def stationary_point_on_piece(energy: AbstractEnergy | Callable[..., Any], state
     a multiplier is zero the direction counts as free. At a vertex, where nothing is free, the curvature is infinite.
     It does not check that the state is stationary: look at `gradient_norm`, the norm of the least subgradient.
 
-    **Arguments:** `energy`: for example `f + tw.Box(0, 1)`; `state`: a vector or pytree.
+    **Arguments:** `energy`: for example `f + tw.Box(0, 1)`; `state`: a vector or pytree; `gradient_norm`: if it is
+    known already.
 
-    **Returns:** a [`thalweg.StationaryPoint`][].
+    **Returns:** a [`thalweg.StationaryPoint`][]; flat where the second derivatives are not finite.
 
     **Source:** Nocedal, Wright, *Numerical Optimization* (2006), theorems 12.5 and 12.6.
     """
-    return _on_piece(as_energy(energy), state)
+    energy = as_energy(energy)
+    norm = _least_norm(energy, state) if gradient_norm is None else jnp.asarray(gradient_norm)
+    size = sum(leaf.size for leaf in jax.tree.leaves(moving(state)))
+    if size > _LARGEST_DENSE:
+        smallest, direction, sign = _estimated(energy, state)
+    else:
+        parts = _second_order(energy, state)
+        # On the host a decomposition needs nothing compiled.
+        traced = _tree.is_traced(parts[0])
+        smallest, direction, sign = _dense(*parts, jnp) if traced else _dense(*map(np.asarray, parts), np)
+    smallest, sign = jnp.asarray(smallest), jnp.asarray(sign)
+    return StationaryPoint(
+        smallest, _shaped(direction, state), norm, sign > 0, sign < 0, sign == 0, size > _LARGEST_DENSE
+    )
 
 
 @eqx.filter_jit
-def _on_piece(energy: AbstractEnergy, state: State) -> StationaryPoint:
+def _least_norm(energy: AbstractEnergy, state: State) -> Scalar:
+    least = energy_and_first_variation(energy, state)[1].regular
+    return jnp.sqrt(_tree.dot(least, least))
+
+
+def _parts_of(energy: AbstractEnergy, state: State) -> tuple[Array, Callable[..., Any], Callable[..., Any]]:
+    """The state as one vector; its slope; and the proximal map, as functions of such vectors."""
     structure = decompose(energy)
     smooth, kinks = structure.smooth(), structure.joint_proximable(state)
     flat, unravel = ravel_pytree(moving(state))
     slope = jax.grad(lambda x: smooth(eqx.combine(unravel(x), state)).astype(flat.dtype))
-    gradient = slope(flat)
-    least = ravel_pytree(kinks.least_subgradient(unravel(flat), unravel(gradient)))[0]
-    # A step that is short against the slopes and the curvature, so that the proximal map sees what is active at x.
-    _, product = jax.linearize(slope, flat)
-    step = 1 / jnp.maximum(_largest(product, flat), jnp.finfo(flat.dtype).tiny)
-    forward = flat - step * gradient
-
-    def prox(v: Array) -> Array:
-        return ravel_pytree(kinks.prox(unravel(v), step))[0]
-
-    if flat.size <= _LARGEST_DENSE:
-        smallest, direction, sign = _dense(jax.jacfwd(slope)(flat), jax.jacfwd(prox)(forward), step)
-    else:
-        smallest, direction, sign = _by_lanczos(product, jax.linearize(prox, forward)[1], step, flat)
-    return StationaryPoint(
-        smallest,
-        unravel(direction),
-        jnp.linalg.norm(least),
-        sign > 0,
-        sign < 0,
-        sign == 0,
-        flat.size > _LARGEST_DENSE,
-    )
+    return flat, slope, lambda v, step: ravel_pytree(kinks.prox(unravel(v), step))[0]
 
 
-def _dense(hessian: Array, projection: Array, step: Scalar) -> tuple[Scalar, Array, Scalar]:
-    size = hessian.shape[0]
+def _short(size: Scalar, flat: Array, gradient: Array) -> Scalar:
+    """A step that is short against the curvature, so that the proximal map sees what is active."""
+    reach, steepness = (jnp.sqrt(jnp.sum(v**2)) for v in (flat, gradient))
+    linear = jnp.where((reach > 0) & (steepness > 0), reach / jnp.where(steepness > 0, steepness, 1), 1)
+    return jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1), linear)
+
+
+@eqx.filter_jit
+def _second_order(energy: AbstractEnergy, state: State) -> tuple[Array, Array, Scalar]:
+    """The Hessian of the smooth part, the derivative of the proximal map, and the step of that map."""
+    flat, slope, prox = _parts_of(energy, state)
+
+    def twice(x: Array) -> tuple[Array, Array]:
+        gradient = slope(x)
+        return gradient, gradient
+
+    hessian, gradient = jax.jacfwd(twice, has_aux=True)(flat)
+    step = _short(jnp.sqrt(jnp.sum(hessian**2)), flat, gradient)
+    _, project = jax.linearize(lambda v: prox(v, step), flat - step * gradient)
+    return hessian, jax.vmap(project)(jnp.eye(flat.size, dtype=flat.dtype)), step
+
+
+def _dense(hessian: Any, projection: Any, step: Any, xp: Any) -> tuple[Any, Any, Any]:
+    """The smallest curvature, its direction and its sign, by NumPy or, while tracing, its stand-in `xp`."""
+    size, eps = hessian.shape[0], xp.finfo(hessian.dtype).eps
+    if xp is np and not (np.all(np.isfinite(hessian)) and np.all(np.isfinite(projection))):
+        return np.full_like(step, np.nan), np.zeros_like(hessian[0]), np.zeros_like(step)
     hessian, projection = 0.5 * (hessian + hessian.T), 0.5 * (projection + projection.T)
-    shares, basis = jnp.linalg.eigh(projection)
+    shares, basis = xp.linalg.eigh(projection)
     free = shares > _ACROSS
-    bent = jnp.where(free, (1 / jnp.where(free, shares, 1) - 1) / step, 0)
-    along = basis.T @ hessian @ basis + jnp.diag(bent)
+    both = free[:, None] & free[None]
+    bent = xp.where(free, (1 / xp.where(free, shares, 1) - 1) / step, 0)
+    along = xp.where(both, basis.T @ hessian @ basis + xp.diag(bent), 0)
     # Directions across the piece take no part: they are given a curvature that is never the smallest.
-    size_of = jnp.max(jnp.where(free[:, None] & free[None], jnp.abs(along), 0))
-    walls = jnp.diag(jnp.where(free, 0, size * jnp.where(size_of > 0, size_of, 1)))
-    along = jnp.where(free[:, None] & free[None], along, 0) + walls
-    smallest, coefficients, sign = curvature_of(along, None, jnp.ones(size, hessian.dtype))
-    vertex = ~jnp.any(free)
-    return jnp.where(vertex, jnp.inf, smallest), basis @ coefficients, jnp.where(vertex, 1, sign)
+    most = xp.max(xp.abs(along))
+    along = along + xp.diag(xp.where(free, 0, size * xp.where(most > 0, most, 1)).astype(along.dtype))
+    values, vectors = xp.linalg.eigh(along)
+    root = xp.ones_like(shares)
+    for _ in range(8):  # rows of size one, so that zero means zero to rounding (Ruiz, 2001)
+        largest = xp.max(xp.abs(along) / root[:, None] / root[None], axis=1)
+        root = xp.where(largest > 0, root * xp.sqrt(largest), root)
+    least = xp.linalg.eigvalsh(along / root[:, None] / root[None])[0]
+    sign = xp.where(xp.abs(least) <= 100 * size * eps, 0, xp.sign(least))
+    vertex = ~xp.any(free)
+    return xp.where(vertex, xp.inf, values[0]), basis @ vectors[:, 0], xp.where(vertex, 1, sign)
+
+
+def _shaped(direction: Any, state: State) -> Any:
+    """A vector shaped like what moves in the state."""
+    leaves, structure = jax.tree.flatten(moving(state))
+    ends = np.cumsum([leaf.size for leaf in leaves])
+    parts = [direction[end - leaf.size : end].reshape(leaf.shape) for end, leaf in zip(ends, leaves, strict=True)]
+    return jax.tree.unflatten(structure, [jnp.asarray(p, leaf.dtype) for p, leaf in zip(parts, leaves, strict=True)])
 
 
 def _largest(product: Callable[[Array], Array], like: Array) -> Scalar:
@@ -118,8 +160,21 @@ def _largest(product: Callable[[Array], Array], like: Array) -> Scalar:
         size = jnp.linalg.norm(image)
         return image / jnp.where(size > 0, size, 1), size
 
-    start = jax.random.normal(jax.random.key(0), like.shape, like.dtype)
-    return jax.lax.fori_loop(0, 20, once, (start / jnp.linalg.norm(start), jnp.zeros((), like.dtype)))[1]
+    return jax.lax.fori_loop(0, 20, once, (_any_direction(like), jnp.zeros((), like.dtype)))[1]
+
+
+def _any_direction(like: Array) -> Array:
+    """A fixed direction that has a part along every other."""
+    return jnp.asarray(np.random.default_rng(0).normal(size=like.size) / like.size**0.5, like.dtype)
+
+
+@eqx.filter_jit
+def _estimated(energy: AbstractEnergy, state: State) -> tuple[Scalar, Array, Scalar]:
+    flat, slope, prox = _parts_of(energy, state)
+    gradient, product = jax.linearize(slope, flat)
+    step = _short(_largest(product, flat), flat, gradient)
+    _, project = jax.linearize(lambda v: prox(v, step), flat - step * gradient)
+    return _by_lanczos(product, project, step, flat)
 
 
 def _by_lanczos(
@@ -143,7 +198,7 @@ def _by_lanczos(
         return basis, diagonal, beside.at[k].set(jnp.where(usable, left, 0))
 
     steps = _LANCZOS_STEPS
-    start = project(jax.random.normal(jax.random.key(0), like.shape, like.dtype))
+    start = project(_any_direction(like))
     length = jnp.linalg.norm(start)
     start = start / jnp.where(length > 0, length, 1)
     basis = jnp.zeros((steps + 1, like.size), like.dtype).at[0].set(start)

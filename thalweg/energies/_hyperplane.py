@@ -147,10 +147,12 @@ class OnHyperplane(AbstractProximable):
     def _solved(self, point: State, step: ScalarLike, metric: PyTree, parts: tuple[PyTree, ...]) -> State:
         trees = (metric, spread(self.normal, point), *parts)
         rows, back = self._rows(point, point, *trees)
+        flat = self.separable.parts().is_flat
 
         def solve(x: Array, metric: Array, normal: Array, *parts: Array) -> Array:
-            offset = self.offset.astype(x.dtype)
-            return _balanced(x, metric, normal, Separable(*parts), offset, jnp.asarray(step, x.dtype))
+            offset, here = self.offset.astype(x.dtype), Separable(*parts)
+            found = _balanced(x, metric, normal, here, offset, jnp.asarray(step, x.dtype))
+            return found if flat else _put_right(found, normal / metric, normal, here, offset)
 
         solve = solve if self.axis is None else jax.vmap(solve)
         return back([solve(*each) for each in rows])
@@ -263,6 +265,15 @@ def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array
     return point, change - across * (missed / jnp.where(bend > 0, bend, 1))
 
 
+def _put_right(y: Array, across: Array, normal: Array, parts: Separable, offset: Scalar) -> Array:
+    """The constraint to rounding, where large weights were subtracted from the entries that are free."""
+    free = (parts.lower < y) & (y < parts.upper) & ((y != 0) | (parts.weight == 0))
+    way = jnp.where(free, across, 0)
+    total, bend = sums(normal * y, normal * way)
+    rest = jnp.where(bend > 0, (total - offset) / jnp.where(bend > 0, bend, 1), 0)
+    return jnp.clip(y - jax.lax.stop_gradient(rest * way), parts.lower, parts.upper)
+
+
 def _shifted(
     x: Array, metric: Array, normal: Array, parts: Separable, offset: Scalar, step: Scalar
 ) -> tuple[Array, Scalar]:
@@ -286,8 +297,10 @@ def _shifted(
         low, high = jnp.where(gap > 0, 0, low), jnp.where(gap > 0, high, 0)
         bracketed = (low > -jnp.inf) & (high < jnp.inf)
         newton = gap / jnp.where(bend > 0, bend, 1)
-        slow = bracketed & (jnp.abs(gap) > 0.5 * before)
-        good = (bend > 0) & (low < newton) & (newton < high) & ~slow
+        # The bracket is known to the rounding of the way that the multiplier has come.
+        slip = 16 * jnp.finfo(x.dtype).eps * jnp.abs(multiplier)
+        slow = bracketed & (jnp.abs(gap) > 0.5 * before) & (high - low > slip)
+        good = (bend > 0) & (low - slip < newton) & (newton < high + slip) & ~slow
         # Where all entries stand still, beyond the last corner on that side.
         away = jnp.where(bracketed, 0.5 * (low + high), jnp.where(gap > 0, last, first))
         change = jnp.where(good, newton, away)

@@ -4,7 +4,7 @@ The sentence with f replaced by its quadratic model and g kept as it is: the lin
 corners and walls. f is evaluated at points that satisfy the constraints only.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -12,14 +12,14 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from thalweg._result import RESULTS
-from thalweg._types import Array, Count, Flag, PRNGKey, Scalar, State
+from thalweg._sums import folded
+from thalweg._types import Array, Flag, PRNGKey, Scalar, State
 from thalweg.energies import AbstractEnergy, AbstractProximable
 from thalweg.geometries import AbstractGeometry
 from thalweg.schemes._base import AbstractScheme, StepInfo
-from thalweg.schemes._forward_backward import check_composite, residual_of, split
+from thalweg.schemes._forward_backward import check_composite, split
 from thalweg.schemes.proximal_solvers._composite import (
     CompositeModel,
-    ModelSolution,
     largest_curvature,
     minimise_composite_model,
 )
@@ -82,94 +82,116 @@ class ProximalNewton(AbstractScheme):
         def function(x: Array) -> Scalar:
             return smooth(eqx.combine(unravel(x), state)).astype(flat.dtype)
 
-        value, gradient = jax.value_and_grad(function)(flat)
-        matrix, product, diagonal = self._curvature(function, kinks, flat, memory)
-        root = jnp.sqrt(diagonal)
-        model = _scaled_model(kinks, unravel, flat, gradient, root, matrix, product)
-        largest = largest_curvature(model.product, flat)
-        kinks_before = model.kinks
+        def slope_of(x: Array) -> tuple[Array, tuple[Scalar, Array]]:
+            value, gradient = jax.value_and_grad(function)(x)
+            return gradient, (value, gradient)
+
+        penalty = _Penalty(kinks, unravel)
+        curvature, value, gradient = self._curvature(slope_of, kinks, flat, memory)
+        root = jnp.sqrt(curvature.diagonal)
+        kinks_before = penalty.value(flat)
+        model = _scaled_model(penalty, flat, gradient, root, curvature, kinks_before)
         whole = value + kinks_before
-        start_residual = _scaled_residual(model, model.point, gradient / root)
+        missed, reach, steepness = folded(
+            [(model.point - root * penalty.prox(flat - gradient / root**2, jnp.ones_like(value), root)) ** 2]
+            + [model.point**2, model.slope**2]
+        )
+        start_residual = jnp.sqrt(missed)
         most = jnp.maximum(memory.largest_residual, start_residual)
         # Towards the end the model is solved ever more accurately, for the superlinear rate.
         share = 1e-2 * start_residual / jnp.where(most > 0, most, 1)
-        noise = 4 * eps * (jnp.linalg.norm(model.point) * largest + jnp.linalg.norm(model.slope))
+        noise = 4 * eps * (jnp.sqrt(reach) * model.largest + jnp.sqrt(steepness))
         tolerance = jnp.maximum(share * start_residual, noise)
 
-        def attempt(damping: Scalar) -> _Trial:
-            found = minimise_composite_model(model, damping, largest, tolerance, _INNER_STEPS)
-            # The proximal map once more in the user's coordinates: not a rounding outside the bounds.
-            there = _proximal_point(kinks, unravel, root, found.forward, found.step)
-            displacement = found.point - model.point
-            lifted = kinks_before - found.kinks
-            promised = lifted - model.change(displacement, model.product(displacement))
+        def attempt(damping: Scalar, count: Scalar) -> tuple[Array, Array, Array]:
+            found = minimise_composite_model(model, damping, tolerance, _INNER_STEPS)
+            there = found.there
             after, slope = jax.value_and_grad(function)(there)
-            gained = value - after + lifted
+            way, displacement = there - flat, found.point - model.point
+            change, by_slopes, squared, reach, wrong = folded(
+                [model.slope * displacement + 0.5 * displacement * model.product(displacement)]
+                + [0.5 * (gradient + slope) * way, way**2, (there * root) ** 2]
+                + [jnp.where(jnp.isfinite(slope), 0.0, 1.0).astype(flat.dtype)]
+            )
+            lifted = kinks_before - found.kinks
+            promised, gained, by_slopes = lifted - change, value - after + lifted, lifted - by_slopes
             # Where the decrease is lost in the rounding of F, the slopes at both ends still tell it.
-            noisy = jnp.abs(promised) <= 1e4 * eps * (jnp.abs(value) + jnp.abs(kinks_before))
-            by_slopes = lifted - 0.5 * (gradient + slope) @ (there - flat)
-            rounding = 64 * eps * (jnp.abs(value) + jnp.abs(kinks_before))
-            residual = _scaled_residual(model, found.point, slope / root)
+            size = jnp.abs(value) + jnp.abs(kinks_before)
+            noisy = jnp.abs(promised) <= 1e4 * eps * size
+            residual, plain_residual = penalty.residuals(there, slope, root)
             ratio = jnp.where(noisy, by_slopes, gained) / jnp.where(promised > 0, promised, 1)
-            convex = found.curvature > 0
             # There a step must at least lower the residual; elsewhere, F.
             falls = jnp.where(
-                noisy, (gained >= -rounding) & (residual < 0.9 * start_residual), gained >= 1e-4 * jnp.abs(promised)
+                noisy,
+                (gained >= -64 * eps * size) & (residual < 0.9 * start_residual),
+                gained >= 1e-4 * jnp.abs(promised),
             )
-            good = convex & falls & (noisy | (promised > 0)) & jnp.isfinite(after) & jnp.all(jnp.isfinite(slope))
-            return _Trial(damping, found, there, slope, residual, jnp.where(jnp.isfinite(ratio), ratio, -1), good)
+            good = (found.curvature > 0) & falls & (noisy | (promised > 0)) & jnp.isfinite(after) & (wrong == 0)
+            trial = _Trial(
+                damping,
+                after + found.kinks,
+                residual,
+                plain_residual,
+                jnp.where(jnp.isfinite(ratio), ratio, -1),
+                found.curvature,
+                squared,
+                reach,
+                found.num_steps.astype(flat.dtype),
+                good.astype(flat.dtype),
+                count + 1,
+            )
+            return there, slope, jnp.stack(trial)
 
-        def again(carry: tuple[_Trial, Count]) -> tuple[_Trial, Count]:
-            trial, count = carry
+        def again(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            trial = _Trial(*carry[2])
             # What is missing for a convex piece, and some more.
-            raised = jnp.maximum(4 * trial.damping, 1e-4) - 1.5 * jnp.minimum(trial.found.curvature, 0)
-            return attempt(jnp.where(count == 0, memory.damping, raised)), count + 1
+            raised = jnp.maximum(4 * trial.damping, 1e-4) - 1.5 * jnp.minimum(trial.curvature, 0)
+            return attempt(jnp.where(trial.count == 0, memory.damping, raised), trial.count)
 
-        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(attempt, memory.damping))
-        trial, count = jax.lax.while_loop(
-            lambda carry: ~carry[0].good & (carry[1] < _MAX_TRIALS), again, (nothing, jnp.asarray(0, jnp.int32))
-        )
-        rest = start_residual == 0
-        moved_flat = jnp.where(trial.good & ~rest, trial.point, flat)
-        moved = unravel(moved_flat)
-        slope = jnp.where(trial.good & ~rest, trial.slope, gradient)
+        def unfinished(carry: tuple[Array, Array, Array]) -> Flag:
+            trial = _Trial(*carry[2])
+            return (trial.good == 0) & (trial.count < _MAX_TRIALS)
+
+        nothing = jnp.zeros_like(flat), jnp.zeros_like(flat), jnp.zeros(len(_Trial._fields), flat.dtype)
+        there, slope, numbers = jax.lax.while_loop(unfinished, again, nothing)
+        trial = _Trial(*numbers)
+        rest, good = start_residual == 0, trial.good > 0
+        moves = good & ~rest
+        moved = jnp.where(moves, there, flat)
         trust = [trial.ratio > 0.9, trial.ratio > 0.5, trial.ratio < 0.2]
         damping = trial.damping * jnp.select(trust, [jnp.asarray(factor, flat.dtype) for factor in (0.1, 0.4, 4.0)], 1)
-        damping = jnp.where(damping < 1e-9, 0, damping).astype(flat.dtype)
-        result = RESULTS.where(trial.good | rest, RESULTS.successful, RESULTS.step_size_underflow)
+        result = RESULTS.where(good | rest, RESULTS.successful, RESULTS.step_size_underflow)
         result = RESULTS.where(jnp.isfinite(whole), result, RESULTS.non_finite)
-        squared = jnp.sum((moved_flat - flat) ** 2)
+        squared = jnp.where(moves, trial.squared, 0)
+        reach = jnp.maximum(jnp.sqrt(jnp.maximum(reach, jnp.where(moves, trial.reach, 0))), memory.largest_norm)
         stats = {
-            "residual": residual_of(kinks, moved, unravel(slope)).astype(flat.dtype),
-            "trials": count,
-            "inner_steps": trial.found.num_steps,
+            "residual": jnp.where(moves, trial.plain_residual, start_residual),
+            "trials": trial.count.astype(jnp.int32),
+            "inner_steps": trial.inner_steps.astype(jnp.int32),
             "damping": trial.damping,
+            "relative_residual": jnp.where(moves, trial.residual, start_residual) / jnp.where(reach > 0, reach, 1),
         }
-        reach = jnp.maximum(jnp.linalg.norm(model.point), jnp.linalg.norm(moved_flat * root))
-        reach = jnp.maximum(reach, memory.largest_norm)
-        scaled = jnp.where(trial.good & ~rest, trial.residual, start_residual)
-        stats["relative_residual"] = scaled / jnp.where(reach > 0, reach, 1)
-        length = jnp.sqrt(squared)
-        dissipated = whole - function(moved_flat) - kinks(moved).astype(flat.dtype)
-        info = StepInfo(length, squared, dissipated, result, stats)
-        return eqx.combine(moved, state), Memory(damping, diagonal, most, reach), info
+        info = StepInfo(jnp.sqrt(squared), squared, jnp.where(moves, whole - trial.value, 0), result, stats)
+        memory = Memory(jnp.where(damping < 1e-9, 0, damping), curvature.diagonal, most, reach)
+        return eqx.combine(unravel(moved), state), memory, info
 
     def _curvature(
-        self, function: Any, kinks: AbstractProximable, flat: Array, memory: Memory
-    ) -> tuple[Array | None, Any, Array]:
-        slope = jax.grad(function)
+        self, slope_of: Any, kinks: AbstractProximable, flat: Array, memory: Memory
+    ) -> tuple["_Curvature", Scalar, Array]:
         if not self._is_dense(flat.size):
-            _, product = jax.linearize(slope, flat)
+            gradient, product, (value, _) = jax.linearize(slope_of, flat, has_aux=True)
             largest = largest_curvature(product, flat)
-            return None, product, jnp.full_like(flat, jnp.where(largest > 0, largest, 1))
-        matrix = jax.jacfwd(slope)(flat)
+            size = jnp.where(largest > 0, largest, 1)
+            return _Curvature(None, product, jnp.full_like(flat, size), largest / size), value, gradient
+        matrix, (value, gradient) = jax.jacfwd(slope_of, has_aux=True)(flat)
         matrix = 0.5 * (matrix + matrix.T)
-        diagonal = jnp.maximum(jnp.abs(jnp.diagonal(matrix)), 0.1 * memory.diagonal)
-        if not kinks.takes_metric:
-            diagonal = jnp.full_like(diagonal, jnp.max(diagonal))
+        own = jnp.sum(jnp.where(jnp.eye(flat.size, dtype=bool), matrix, 0), axis=1)
+        diagonal = jnp.maximum(jnp.abs(own), 0.1 * memory.diagonal)
         most = jnp.max(diagonal)
         diagonal = jnp.maximum(diagonal, jnp.where(most > 0, 1e-14 * most, 1))
-        return matrix, lambda vector: matrix @ vector, diagonal
+        if not kinks.takes_metric:
+            diagonal = jnp.full_like(diagonal, jnp.where(most > 0, most, 1))
+        return _Curvature(matrix, None, diagonal, None), value, gradient
 
     def _is_dense(self, size: int) -> bool:
         return size <= _LARGEST_DENSE if self.dense is None else self.dense
@@ -189,43 +211,70 @@ class ProximalNewton(AbstractScheme):
         return {"curvature": how, "parameter": "arc length: `times` counts the length of the steps"}
 
 
-class _Trial(eqx.Module):
-    damping: Scalar
-    found: ModelSolution
-    point: Array
-    slope: Array
-    residual: Scalar
-    ratio: Scalar
-    good: Flag
+class _Curvature(NamedTuple):
+    """The Hessian as a matrix, or as products with the largest curvature in the metric; and the metric's diagonal."""
+
+    matrix: Array | None
+    product: Any
+    diagonal: Array
+    largest: Scalar | None
+
+
+class _Trial(NamedTuple):
+    """The numbers of one trial, kept in one array, for as many arrays would be as many things to compile."""
+
+    damping: Any
+    value: Any
+    residual: Any
+    plain_residual: Any
+    ratio: Any
+    curvature: Any
+    squared: Any
+    reach: Any
+    inner_steps: Any
+    good: Any
+    count: Any
+
+
+class _Penalty(NamedTuple):
+    """g on the state as one vector, with metrics given by the square roots of their diagonals."""
+
+    kinks: AbstractProximable
+    unravel: Any
+
+    def value(self, x: Array) -> Scalar:
+        return self.kinks.inside(self.unravel(x)).astype(x.dtype)
+
+    def prox(self, x: Array, step: Scalar, root: Array) -> Array:
+        if self.kinks.takes_metric:
+            return ravel_pytree(self.kinks.prox(self.unravel(x), step, self.unravel(root**2)))[0]
+        return ravel_pytree(self.kinks.prox(self.unravel(x), step / root[0] ** 2))[0]
+
+    def residuals(self, x: Array, slope: Array, root: Array) -> tuple[Scalar, Scalar]:
+        """The length of the forward-backward step of size one in the metric, and in the plain one."""
+        roots = jnp.stack([root, jnp.ones_like(root)])
+        there = jax.vmap(lambda r: self.prox(x - slope / r**2, jnp.ones((), x.dtype), r))(roots)
+        ways = roots * (x[None] - there)
+        scaled, plain = folded([ways[0] ** 2, ways[1] ** 2])
+        return jnp.sqrt(scaled), jnp.sqrt(plain)
 
 
 def _scaled_model(
-    kinks: AbstractProximable, unravel: Any, flat: Array, gradient: Array, root: Array, matrix: Any, product: Any
+    penalty: _Penalty, flat: Array, gradient: Array, root: Array, curvature: _Curvature, kinks: Scalar
 ) -> CompositeModel:
     """The model in coordinates $\\sqrt d\\,x$, in which the learnt metric is the identity."""
 
-    def prox(v: Array, step: Scalar) -> tuple[Array, Scalar]:
-        point = _proximal_point(kinks, unravel, root, v, step)
-        return point * root, kinks(unravel(point)).astype(v.dtype)
+    def prox(v: Array, step: Scalar) -> tuple[Array, tuple[Array, Scalar]]:
+        # In the coordinates of the state, where it is not a rounding outside the bounds.
+        point = penalty.prox(v / root, step, root)
+        return point * root, (point, penalty.value(point))
 
-    return CompositeModel(
-        flat * root,
-        gradient / root,
-        lambda v: product(v / root) / root,
-        None if matrix is None else matrix / root[:, None] / root[None],
-        prox,
-        kinks(unravel(flat)).astype(flat.dtype),
-    )
-
-
-def _proximal_point(kinks: AbstractProximable, unravel: Any, root: Array, v: Array, step: Scalar) -> Array:
-    """The proximal map of scaled coordinates, in the coordinates of the state."""
-    point = unravel(v / root)
-    if kinks.takes_metric:
-        return ravel_pytree(kinks.prox(point, step, unravel(root**2)))[0]
-    return ravel_pytree(kinks.prox(point, step / root[0] ** 2))[0]
-
-
-def _scaled_residual(model: CompositeModel, point: Array, slope: Array) -> Scalar:
-    one = jnp.ones((), point.dtype)
-    return jnp.linalg.norm(point - model.prox(point - slope, one)[0])
+    if curvature.matrix is None:
+        product, largest = curvature.product, curvature.largest
+        return CompositeModel(
+            flat * root, gradient / root, lambda v: product(v / root) / root, None, prox, kinks, largest
+        )
+    matrix = curvature.matrix / root[:, None] / root[None]
+    values = jnp.linalg.eigvalsh(matrix)
+    largest = jnp.maximum(jnp.abs(values[0]), jnp.abs(values[-1]))
+    return CompositeModel(flat * root, gradient / root, lambda v: matrix @ v, matrix, prox, kinks, largest)

@@ -18,12 +18,14 @@ Optim. 2018), algorithm ZeroFPR; Ouyang, Milzarek, *A trust region-type normal m
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from thalweg._sums import folded
 from thalweg._types import Array, Count, Flag, Scalar
 
 _MAX_HALVINGS = 12
@@ -34,62 +36,60 @@ class CompositeModel(eqx.Module):
     """q + g around a point, in coordinates in which the metric is the identity.
 
     `point`: where the model was made; `slope`: ∇q there; `product`: v → Bv; `matrix`: B, or `None` for a model known by
-    its products only; `prox(v, step)`: g's proximal map, and the value of g there; `kinks`: g at the point.
+    its products only; `prox(v, step)`: g's proximal map, and beside it the same point in the coordinates of the state
+    and the value of g there; `kinks`: g at the point; `largest`: the largest curvature of q in size, exact for a
+    matrix, else about.
     """
 
     point: Array
     slope: Array
     product: Callable[[Array], Array]
     matrix: Array | None
-    prox: Callable[[Array, Scalar], tuple[Array, Scalar]]
+    prox: Callable[[Array, Scalar], tuple[Array, tuple[Array, Scalar]]]
     kinks: Scalar
-
-    def change(self, displacement: Array, image: Array) -> Scalar:
-        """q's change along a displacement whose image under B is given."""
-        return self.slope @ displacement + 0.5 * displacement @ image
+    largest: Scalar
 
 
 class ModelSolution(eqx.Module):
-    """What was found: the point, as the proximal map of `forward` with `step`; g there; the least curvature on its
+    """What was found: the point, the same in the coordinates of the state, and g there; the least curvature on its
     piece (infinite where that is a point), whether the tolerance was reached, and the iterations.
     """
 
     point: Array
-    forward: Array
-    step: Scalar
+    there: Array
     kinks: Scalar
     curvature: Scalar
     converged: Flag
     num_steps: Count
 
 
-class _Here(eqx.Module):
-    """A point of the inner iteration, with its forward–backward step."""
+class _Numbers(NamedTuple):
+    """The numbers of the inner iteration, kept in one array, for as many arrays would be as many things to compile:
+    the step of the forward-backward map; the trial's length along the direction; the
+    envelope wanted and allowed; the length of the last residual; g; the least curvature; whether it is done; the count.
+    """
 
-    point: Array
-    change: Scalar
-    slope: Array
-    forward: Array
+    step: Any
+    size: Any
+    wanted: Any
+    allowed: Any
+    length: Any
+    kinks: Any
+    curvature: Any
+    done: Any
+    count: Any
+
+
+class _Inner(NamedTuple):
+    """Where the inner iteration stands: the last point taken, after its forward-backward step, in both coordinates, and
+    the trial `base + size · direction` from it.
+    """
+
     backward: Array
-    kinks: Scalar
-    envelope: Scalar
-
-
-class _Inner(eqx.Module):
-    """Where the inner iteration stands: the last point taken, and the trial `base + size · direction` from it."""
-
-    here: _Here
-    step: Scalar
+    there: Array
     base: Array
     direction: Array
-    size: Scalar
-    halvings: Count
-    wanted: Scalar
-    allowed: Scalar
-    length: Scalar
-    curvature: Scalar
-    done: Flag
-    count: Count
+    numbers: _Numbers
 
 
 def largest_curvature(product: Callable[[Array], Array], like: Array) -> Scalar:
@@ -98,100 +98,82 @@ def largest_curvature(product: Callable[[Array], Array], like: Array) -> Scalar:
     def once(_: Any, carry: tuple[Array, Scalar]) -> tuple[Array, Scalar]:
         vector, _ = carry
         image = product(vector)
-        size = jnp.linalg.norm(image)
+        size = jnp.sqrt(folded([image**2])[0])
         return image / jnp.where(size > 0, size, 1), size
 
-    start = jax.random.normal(jax.random.key(0), like.shape, like.dtype)
-    start = start / jnp.linalg.norm(start)
+    start = jnp.asarray(np.random.default_rng(0).normal(size=like.size) / like.size**0.5, like.dtype)
     return jax.lax.fori_loop(0, _POWER_STEPS, once, (start, jnp.zeros((), like.dtype)))[1]
 
 
-def minimise_composite_model(
-    model: CompositeModel, shift: Scalar, largest: Scalar, tolerance: Scalar, max_steps: int
-) -> ModelSolution:
+def minimise_composite_model(model: CompositeModel, shift: Scalar, tolerance: Scalar, max_steps: int) -> ModelSolution:
     r"""Minimise $q(u) + \tfrac12\lambda\|u - u_0\|^2 + g(u)$ until $\|u - T(u)\|/\gamma$ is at most `tolerance`.
 
-    **Arguments:** `shift`: $\lambda \ge 0$; `largest`: the largest curvature of q in size, about.
+    **Arguments:** `shift`: $\lambda \ge 0$.
     """
     eps = jnp.finfo(model.point.dtype).eps
 
     def product(vector: Array) -> Array:
         return model.product(vector) + shift * vector
 
-    def at(point: Array, step: Scalar) -> _Here:
-        displacement = point - model.point
-        image = product(displacement)
-        slope, change = model.slope + image, model.change(displacement, image)
-        forward = point - step * slope
-        backward, kinks = model.prox(forward, step)
-        gap = backward - point
-        below = slope @ gap + 0.5 * gap @ gap / step + kinks - model.kinks
-        return _Here(point, change, slope, forward, backward, kinks, change + below)
-
     # One evaluation in the whole loop, since compiling costs more than running: each pass takes the trial that stands,
     # if it is good or the last one, and finds the next direction; else it shortens it.
     def body(carry: _Inner) -> _Inner:
-        trial = at(carry.base + carry.size * carry.direction, carry.step)
-        length = _length(trial)
-        good = trial.envelope <= carry.wanted
-        good |= (trial.envelope <= carry.allowed) & (length < 0.5 * carry.length)
-        take = good | (carry.size == 0)
+        now = carry.numbers
+        point = carry.base + now.size * carry.direction
+        displacement = point - model.point
+        image = product(displacement)
+        slope = model.slope + image
+        forward = point - now.step * slope
+        backward, project, (there, kinks) = jax.linearize(lambda v: model.prox(v, now.step), forward, has_aux=True)
+        gap = point - backward
+        change, along, square = folded([model.slope * displacement + 0.5 * displacement * image, slope * gap, gap**2])
+        envelope = change - along + 0.5 * square / now.step + kinks - model.kinks
+        length = jnp.sqrt(square)
+        good = (envelope <= now.wanted) | ((envelope <= now.allowed) & (length < 0.5 * now.length))
 
         def shorter() -> _Inner:
-            size = jnp.where(carry.halvings + 1 < _MAX_HALVINGS, carry.size / 2, 0)
-            return eqx.tree_at(lambda c: (c.size, c.halvings), carry, (size, carry.halvings + 1))
+            size = jnp.where(now.size > 0.5 ** (_MAX_HALVINGS - 1), now.size / 2, 0)
+            return carry._replace(numbers=now._replace(size=size))
 
         def next_direction() -> _Inner:
-            gap = trial.point - trial.backward
-            image = product(gap)
-            long = gap @ image > 0.95 * (gap @ gap) / carry.step
-            residual = trial.slope - image + (trial.forward - trial.backward) / carry.step
-            direction, curvature = _newton_direction(model, product, shift, carry.step, trial.forward, residual)
+            bent = product(gap)
+            residual = slope - bent + (forward - backward) / now.step
+            direction, curvature = _newton_direction(model, product, shift, now.step, project, residual)
             # A forward-backward step that is too long for the curvature is taken again, shorter, from the same point.
-            one, zero = jnp.ones((), gap.dtype), jnp.zeros((), jnp.int32)
-            wanted = trial.envelope - 0.02 * (gap @ gap) / carry.step
-            rounding = 16 * eps * (jnp.abs(trial.change) + jnp.abs(trial.envelope) + jnp.abs(model.kinks))
-            return _Inner(
-                here=trial,
-                step=jnp.where(long, carry.step / 2, carry.step),
-                base=jnp.where(long, trial.point, trial.backward),
-                direction=direction,
-                size=jnp.where(long, 0, one),
-                halvings=zero,
-                wanted=wanted,
-                allowed=trial.envelope + rounding,
+            long = jnp.asarray(False)
+            if model.matrix is None:
+                long = gap @ bent > 0.95 * square / now.step
+            rounding = 16 * eps * (jnp.abs(change) + jnp.abs(envelope) + jnp.abs(model.kinks))
+            numbers = _Numbers(
+                step=jnp.where(long, now.step / 2, now.step),
+                size=jnp.where(long, 0.0, 1.0).astype(gap.dtype),
+                wanted=envelope - 0.02 * square / now.step,
+                allowed=envelope + rounding,
                 length=length,
+                kinks=kinks,
                 curvature=curvature,
-                done=~long & (length <= tolerance * carry.step),
-                count=carry.count + 1,
+                done=(~long & (length <= tolerance * now.step)).astype(gap.dtype),
+                count=now.count + 1,
             )
+            return _Inner(backward, there, jnp.where(long, point, backward), direction, numbers)
 
-        return jax.lax.cond(take, next_direction, shorter)
+        return jax.lax.cond(good | (now.size == 0), next_direction, shorter)
 
-    first = 0.9 / (1.1 * largest + shift)
+    first = 0.9 / ((1.0 if model.matrix is not None else 1.1) * model.largest + shift)
     first = jnp.where(jnp.isfinite(first), first, 1).astype(model.point.dtype)
-    nothing, zero = jnp.zeros_like(model.point), jnp.zeros((), model.point.dtype)
-    start = _Inner(
-        here=_Here(nothing, zero, nothing, nothing, nothing, zero, zero),
-        step=first,
-        base=model.point,
-        direction=nothing,
-        size=zero,
-        halvings=jnp.zeros((), jnp.int32),
-        wanted=zero,
-        allowed=zero,
-        length=zero,
-        curvature=zero,
-        done=jnp.asarray(False),
-        count=jnp.zeros((), jnp.int32),
-    )
-    end = jax.lax.while_loop(lambda carry: ~carry.done & (carry.count < max_steps), body, start)
-    here = end.here
-    return ModelSolution(here.backward, here.forward, end.step, here.kinks, end.curvature, end.done, end.count)
+    nothing = jnp.zeros_like(model.point)
+    zero = jnp.zeros((), nothing.dtype)
+    numbers = _Numbers(first, *[zero] * (len(_Numbers._fields) - 1))
+    start = _Inner(nothing, nothing, model.point, nothing, numbers)
 
+    def unfinished(carry: _Inner) -> Flag:
+        now = carry.numbers
+        return (now.done == 0) & (now.count < max_steps)
 
-def _length(here: _Here) -> Scalar:
-    return jnp.linalg.norm(here.point - here.backward)
+    end = jax.lax.while_loop(unfinished, body, start)
+    last = end.numbers
+    count = last.count.astype(jnp.int32)
+    return ModelSolution(end.backward, end.there, last.kinks, last.curvature, last.done > 0, count)
 
 
 def _newton_direction(
@@ -199,20 +181,22 @@ def _newton_direction(
     product: Callable[[Array], Array],
     shift: Scalar,
     step: Scalar,
-    forward: Array,
+    project: Callable[[Array], Array],
     residual: Array,
 ) -> tuple[Array, Scalar]:
-    """Newton's direction on the piece, and the least curvature on it."""
+    """Newton's direction on the piece, and the least curvature on it; `project` is the derivative P."""
     if model.matrix is not None:
-        projection = jax.jacfwd(lambda v: model.prox(v, step)[0])(forward)
+        identity = jnp.eye(residual.size, dtype=residual.dtype)
+        projection = jax.vmap(project)(identity)
         projection = 0.5 * (projection + projection.T)
-        reduced = reduced_curvature(model.matrix, projection, step, shift)
+        reduced = projection @ (model.matrix + (shift - 1 / step) * identity) @ projection + projection / step
         values, vectors = jnp.linalg.eigh(reduced)
-        seen = jnp.abs(values) > 4 * values.size * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
-        inverse = jnp.where(seen, 1 / jnp.where(seen, jnp.abs(values), 1), 0)
-        direction = projection @ (vectors @ (inverse * (vectors.T @ (projection @ -residual))))
-        return direction, jnp.min(jnp.where(seen, values, jnp.inf))
-    _, project = jax.linearize(lambda v: model.prox(v, step)[0], forward)
+        sizes = jnp.abs(values)
+        # They come in order.
+        seen = sizes > 4 * values.size * jnp.finfo(values.dtype).eps * jnp.maximum(sizes[0], sizes[-1])
+        inverse = jnp.where(seen, 1 / jnp.where(seen, sizes, 1), 0)
+        direction = project(vectors @ (inverse * (project(-residual) @ vectors)))
+        return direction, folded([], [], [jnp.where(seen, values, jnp.inf)])[0]
 
     def reduced_product(vector: Array) -> Array:
         inside = project(vector)
@@ -220,14 +204,6 @@ def _newton_direction(
 
     solution, curvature = _conjugate_gradients(reduced_product, project(-residual))
     return project(solution), curvature
-
-
-def reduced_curvature(matrix: Array, projection: Array, step: Scalar, shift: Scalar) -> Array:
-    r"""$P(B + \lambda)P + P(I - P)/\gamma$, symmetric."""
-    size = matrix.shape[0]
-    identity = jnp.eye(size, dtype=matrix.dtype)
-    whole = projection @ (matrix + shift * identity) @ projection + projection @ (identity - projection) / step
-    return 0.5 * (whole + whole.T)
 
 
 def _conjugate_gradients(product: Callable[[Array], Array], right: Array) -> tuple[Array, Scalar]:
