@@ -44,6 +44,10 @@ class AbstractMetric(eqx.Module):
     $G$ in flat coordinates; `chart(coordinates)`, a parametrisation of the space around the state by a pytree like
     `moving(state)`, zero at the state, that solvers may minimise over; `checked_descent(cotangent)`, where steepest
     descent may not exist or not be found: the direction and its `Accuracy`.
+
+    Two marks for motion with inertia, both for metrics whose `move` is straight in the coordinates of the state:
+    `is_constant`, the norm is the same at every point; `is_riemannian`, it is an inner product that changes with the
+    point, as a differentiable function of it.
     """
 
     state: eqx.AbstractVar[State]
@@ -55,6 +59,8 @@ class AbstractMetric(eqx.Module):
     matrix: ClassVar[Callable[..., Any] | None] = None
     chart: ClassVar[Callable[..., Any] | None] = None
     checked_descent: ClassVar[Callable[..., Any] | None] = None
+    is_constant: ClassVar[bool] = False
+    is_riemannian: ClassVar[bool] = False
 
     def describe(self) -> dict[str, str]:
         """The choices that the metric made automatically, by name, for `path.stats`."""

@@ -25,8 +25,6 @@ from thalweg.geometries._base import AbstractGeometry, AbstractMetric, unsupport
 from thalweg.states import GridFunction, _quartics
 from thalweg.states._grid_function import axis_quadrature
 
-_BLOCK = _quartics.WINDOW
-
 
 class FunctionMetric(AbstractMetric):
     r"""$\|v\|^2 = \int v^2 + \ell^2|\nabla v|^2 + \ell^4 v''^2$, up to the order of the geometry; the same at every
@@ -40,6 +38,7 @@ class FunctionMetric(AbstractMetric):
     order: int = eqx.field(static=True)
 
     distance_kind = "exact"
+    is_constant = True
 
     def steepest_descent(self, cotangent: Cotangent) -> Velocity:
         xi = cotangent.regular.values
@@ -157,49 +156,52 @@ def _gram(state: GridFunction, axis: int, derivative: int) -> np.ndarray:
     diagonals = _quartics.band(num, periodic, derivative)[free] / h ** (2 * derivative - 1)
     if not periodic:
         # Entries of nodes that do not move are dropped.
-        columns = np.arange(free.start, free.stop)[:, None] + np.arange(2 * _BLOCK - 1) - _BLOCK + 1
+        width = diagonals.shape[1]
+        columns = np.arange(free.start, free.stop)[:, None] + np.arange(width) - width // 2
         diagonals = np.where((columns >= free.start) & (columns < free.stop), diagonals, 0.0)
     return diagonals
 
 
 def _solve_line(state: GridFunction, length: Array, order: int, right: Array) -> Array:
     """The solution of the Gram matrix of one dimension."""
-    diagonals = jnp.zeros((right.shape[0], 2 * _BLOCK - 1), right.dtype)
-    diagonals = diagonals.at[:, _BLOCK - 1].set(jnp.asarray(_gram(state, 0, 0), right.dtype))
-    for k in range(1, order + 1):
-        diagonals = diagonals + length ** (2 * k) * jnp.asarray(_gram(state, 0, k), right.dtype)
+    higher = [jnp.asarray(_gram(state, 0, k), right.dtype) for k in range(1, order + 1)]
+    middle = higher[0].shape[1] // 2
+    diagonals = jnp.zeros_like(higher[0]).at[:, middle].set(jnp.asarray(_gram(state, 0, 0), right.dtype))
+    for k, part in enumerate(higher, start=1):
+        diagonals = diagonals + length ** (2 * k) * part
     if state.grid.is_periodic(0):
         # All rows are the same, shifted: the matrix is a convolution.
-        row = jnp.zeros_like(right).at[jnp.arange(2 * _BLOCK - 1) - _BLOCK + 1].add(diagonals[0])
+        row = jnp.zeros_like(right).at[jnp.arange(2 * middle + 1) - middle].add(diagonals[0])
         spectrum, symbol = jnp.fft.rfft(right), jnp.fft.rfft(row)
         return jnp.fft.irfft(spectrum / symbol.real.astype(spectrum.dtype), n=right.shape[0])
     return _solve_band(diagonals, right)
 
 
 def _solve_band(diagonals: Array, right: Array) -> Array:
-    """A symmetric positive matrix with seven diagonals to each side, by Cholesky factors of its blocks of eight."""
-    size = right.shape[0]
-    num = -(-size // _BLOCK)
+    """A symmetric positive matrix given by its diagonals, by Cholesky factors of blocks one wider than its half."""
+    size, width = right.shape[0], diagonals.shape[1]
+    block = width // 2 + 1
+    num = -(-size // block)
     # Filled up with the identity to whole blocks.
-    fill = jnp.zeros((num * _BLOCK - size, 2 * _BLOCK - 1), right.dtype).at[:, _BLOCK - 1].set(1)
-    diagonals = jnp.concatenate([diagonals, fill]).reshape(num, _BLOCK, 2 * _BLOCK - 1)
-    rights = jnp.pad(right, (0, num * _BLOCK - size)).reshape(num, _BLOCK)
-    row, column = np.mgrid[:_BLOCK, :_BLOCK]
-    places = column - row + _BLOCK - 1
+    fill = jnp.zeros((num * block - size, width), right.dtype).at[:, block - 1].set(1)
+    diagonals = jnp.concatenate([diagonals, fill]).reshape(num, block, width)
+    rights = jnp.pad(right, (0, num * block - size)).reshape(num, block)
+    row, column = np.mgrid[:block, :block]
+    places = column - row + block - 1
     inside = diagonals[:, row, places]
-    # The block to the left of the diagonal: its columns are eight further to the left.
-    left = np.where(places >= _BLOCK, places - _BLOCK, 0)
-    below = jnp.where((places >= _BLOCK)[None], diagonals[:, row, left], 0)
+    # The block to the left of the diagonal: its columns are a block further to the left.
+    left = np.where(places >= block, places - block, 0)
+    below = jnp.where((places >= block)[None], diagonals[:, row, left], 0)
 
     def eliminate(carry: tuple[Array, Array], entry: tuple[Array, Array, Array]) -> Any:
         factor, solved = carry
-        block, coupling, value = entry
+        own, coupling, value = entry
         lower = solve_triangular(factor, coupling.T, lower=True).T
-        factor = jnp.linalg.cholesky(block - lower @ lower.T)
+        factor = jnp.linalg.cholesky(own - lower @ lower.T)
         solved = solve_triangular(factor, value - lower @ solved, lower=True)
         return (factor, solved), (factor, lower, solved)
 
-    begin = (jnp.eye(_BLOCK, dtype=right.dtype), jnp.zeros(_BLOCK, right.dtype))
+    begin = (jnp.eye(block, dtype=right.dtype), jnp.zeros(block, right.dtype))
     _, (factors, lowers, solved) = jax.lax.scan(eliminate, begin, (inside, below, rights))
     after = jnp.concatenate([lowers[1:], jnp.zeros_like(lowers[:1])])
 
@@ -208,7 +210,7 @@ def _solve_band(diagonals: Array, right: Array) -> Array:
         found = solve_triangular(factor, value - lower.T @ following, lower=True, trans=1)
         return found, found
 
-    _, found = jax.lax.scan(substitute, jnp.zeros(_BLOCK, right.dtype), (factors, after, solved), reverse=True)
+    _, found = jax.lax.scan(substitute, jnp.zeros(block, right.dtype), (factors, after, solved), reverse=True)
     return found.reshape(-1)[:size]
 
 

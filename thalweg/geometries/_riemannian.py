@@ -85,6 +85,7 @@ class RiemannianMetric(AbstractMetric):
     tensor: Callable[..., Any]
 
     distance_kind = "local"
+    is_riemannian = True
 
     def matrix(self) -> Array:
         """$G(x)$ in flat coordinates, shape `(n, n)`."""

@@ -6,6 +6,8 @@ from thalweg.schemes._constrained import Constrained as Constrained
 from thalweg.schemes._continuous import Continuous as Continuous
 from thalweg.schemes._curvature import GaussNewton as GaussNewton
 from thalweg.schemes._curvature import SecondOrder as SecondOrder
+from thalweg.schemes._damping import ConstantDamping as ConstantDamping
+from thalweg.schemes._damping import NesterovDamping as NesterovDamping
 from thalweg.schemes._explicit import Backtracking as Backtracking
 from thalweg.schemes._explicit import Explicit as Explicit
 from thalweg.schemes._exponential import ExponentialRosenbrock as ExponentialRosenbrock
@@ -17,14 +19,12 @@ from thalweg.schemes._linearly_implicit import Krylov as Krylov
 from thalweg.schemes._linearly_implicit import LearntDiagonal as LearntDiagonal
 from thalweg.schemes._linearly_implicit import LinearlyImplicit as LinearlyImplicit
 from thalweg.schemes._mirror_momentum import MirrorMomentum as MirrorMomentum
-from thalweg.schemes._momentum import ConstantDamping as ConstantDamping
-from thalweg.schemes._momentum import GradientRestart as GradientRestart
 from thalweg.schemes._momentum import Momentum as Momentum
-from thalweg.schemes._momentum import NesterovDamping as NesterovDamping
-from thalweg.schemes._momentum import SpeedRestart as SpeedRestart
 from thalweg.schemes._ode import ODESolver as ODESolver
 from thalweg.schemes._proximal import Proximal as Proximal
 from thalweg.schemes._proximal_newton import ProximalNewton as ProximalNewton
+from thalweg.schemes._restart import GradientRestart as GradientRestart
+from thalweg.schemes._restart import SpeedRestart as SpeedRestart
 from thalweg.schemes.proximal_solvers import LineJKO as LineJKO
 from thalweg.schemes.proximal_solvers import Newton as Newton
 from thalweg.schemes.proximal_solvers import NewtonBall as NewtonBall

@@ -8,18 +8,17 @@ straight line. Both stay in the domain of $h$, which is convex.
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 
 from thalweg import _tree
-from thalweg._errors import UnsupportedCombination
 from thalweg._first_variation import Cotangent, Velocity, energy_and_first_variation, pairing
 from thalweg._types import PRNGKey, PyTree, Scalar, ScalarLike, State
 from thalweg.energies import AbstractEnergy
 from thalweg.geometries import AbstractGeometry, NormedMetric
 from thalweg.geometries.bregman import BregmanMetric
-from thalweg.schemes._base import AbstractScheme, StepInfo, check_positive, limited_step_size, outcome_at
-from thalweg.schemes._momentum import NesterovDamping
+from thalweg.schemes._base import StepInfo, check_positive, outcome_at
+from thalweg.schemes._damping import NesterovDamping
+from thalweg.schemes._inertia import AbstractInertial, first_gradient, mean_of
 from thalweg.states import quadrature_weights
 
 
@@ -31,7 +30,7 @@ class MirrorMemory(eqx.Module):
     age: Scalar
 
 
-class MirrorMomentum(AbstractScheme):
+class MirrorMomentum(AbstractInertial):
     r"""Accelerated mirror descent, $\dot x = \tfrac rt(z - x)$, $\tfrac{\mathrm d}{\mathrm dt}\nabla h(z) = -\tfrac tr
     \xi(x)$, in a Bregman geometry.
 
@@ -55,7 +54,7 @@ class MirrorMomentum(AbstractScheme):
         check_positive(self.order, "order", "MirrorMomentum")
 
     def init(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State, key: PRNGKey | None) -> Any:
-        return MirrorMemory(state, _gradient(energy, state), jnp.zeros((), _tree.dtype_of(state)))
+        return MirrorMemory(state, first_gradient(energy, state), jnp.zeros((), _tree.dtype_of(state)))
 
     def step(
         self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State, memory: Any, key: PRNGKey | None
@@ -73,31 +72,22 @@ class MirrorMomentum(AbstractScheme):
         moved = _tree.multiply_add(state, 1.0, displacement)
         value, after = energy_and_first_variation(energy, moved)
         leader = _mirrored(geometry, leader, after, alpha / 2 * (middle + end) / (2 * order))
-        mean = jax.tree.map(lambda a, b: (a + b) / 2, before.regular, after.regular)
+        mean = mean_of(before.regular, after.regular)
         velocity = Velocity(displacement)
         dissipated = -pairing(eqx.tree_at(lambda c: c.regular, after, mean), velocity)
         distance = geometry.at(state).norm_squared(velocity)
         info = StepInfo(alpha, distance, dissipated, outcome_at(value), {})
         return moved, MirrorMemory(leader, after.regular, end), info
 
-    def check(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> None:
+    def why_not(self, geometry: AbstractGeometry, state: State) -> str | None:
         metric = geometry.at(state)
         euclidean = isinstance(metric, NormedMetric) and metric.geometry.is_inner_product
-        if not (isinstance(metric, BregmanMetric) or euclidean):
-            raise UnsupportedCombination(
-                f"`MirrorMomentum` needs a Bregman geometry or an inner product; got `{type(geometry).__name__}`.\n"
-                "Use `geometry=tw.Bregman(h)`; in other norms `scheme=tw.Momentum(step_size)`."
-            )
-        eqx.filter_eval_shape(
-            lambda s: metric.steepest_descent(energy_and_first_variation(energy, s)[1]).tangent, state
+        if isinstance(metric, BregmanMetric) or euclidean:
+            return None
+        return (
+            f"`MirrorMomentum` needs a Bregman geometry or an inner product; got `{type(geometry).__name__}`.\n"
+            "Use `geometry=tw.Bregman(h)`; in other norms `scheme=tw.Momentum(step_size)`."
         )
-
-    def resolve(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> "MirrorMomentum":
-        return self
-
-    def limit(self, remaining: Scalar) -> "MirrorMomentum":
-        step_size = jnp.asarray(self.step_size, remaining.dtype)
-        return eqx.tree_at(lambda s: s.step_size, self, limited_step_size(step_size, remaining))
 
     def describe(self) -> dict[str, str]:
         return {"what falls": "not the energy but t²(F − F*)/r + r·D_h(x*, z)"}
@@ -106,8 +96,3 @@ class MirrorMomentum(AbstractScheme):
 def _mirrored(geometry: AbstractGeometry, point: State, cotangent: Any, weight: Scalar) -> State:
     metric = geometry.at(point)
     return metric.move(metric.steepest_descent(cotangent), weight)
-
-
-@eqx.filter_jit
-def _gradient(energy: AbstractEnergy, state: State) -> PyTree:
-    return energy_and_first_variation(energy, state)[1].regular

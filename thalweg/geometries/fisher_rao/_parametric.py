@@ -3,6 +3,7 @@
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
@@ -55,6 +56,15 @@ class ParametricMetric(AbstractMetric):
         gradient, unravel = ravel_pytree(cotangent.regular.params)
         step, accuracy = solve(self.form, self.state.family, self.state.params, gradient, self.damping, self._undamped)
         return Velocity(eqx.tree_at(lambda s: s.params, cotangent.regular, unravel(-step))), accuracy
+
+    @property
+    def is_riemannian(self) -> bool:
+        """Whether the matrix may be definite: with fewer observed numbers than parameters, damping makes it so."""
+        family, params = self.state.family, self.state.params
+        if not self._undamped or family.whiten is None:
+            return True
+        tangent = jax.tree.map(jnp.zeros_like, params)
+        return jax.eval_shape(family.whiten, params, tangent).size >= ravel_pytree(params)[0].size
 
     def describe(self) -> dict[str, str]:
         return {"fisher matrix": self.why}

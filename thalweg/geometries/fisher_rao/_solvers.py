@@ -204,11 +204,10 @@ def _kernel_solver(
 ) -> Any:
     del solver
     flat, unravel = ravel_pytree(params)
-    rows = factor_rows(family, params)
     forward, backward = fisher_square_root(family, params)
     apply = lambda v: forward(unravel(v / scale))  # noqa: E731
     transpose = lambda u: ravel_pytree(backward(u))[0] / scale  # noqa: E731
-    kernel = _kernel_matrix(rows, flat, scale)
+    kernel = kernel_matrix(family, params, scale)
     if undamped:
         inverse = _pseudo_inverse(kernel)
         first = lambda r: transpose(inverse(inverse(apply(r))))  # noqa: E731
@@ -279,8 +278,11 @@ def _conjugate_gradients(product: Callable[[Array], Array], right: Array, tolera
     return jax.lax.while_loop(unfinished, improve, start).best
 
 
-def _kernel_matrix(rows: FactorRows, flat: Array, scale: Array) -> Array:
-    """$K = \\tilde S \\tilde S^\\top$, never holding more than two blocks of a large factor."""
+def kernel_matrix(family: AbstractFamily, params: PyTree, scale: Array) -> Array:
+    """$K = \\tilde S \\tilde S^\\top$ with $\\tilde S = S/$`scale`, never holding more than two blocks of a large
+    factor.
+    """
+    flat, rows = ravel_pytree(params)[0], factor_rows(family, params)
     total = rows.count * rows.each
     if total * flat.size * flat.dtype.itemsize <= _WHOLE_BYTES:
         factor = jax.vmap(rows.block)(jnp.arange(rows.count)).reshape(total, flat.size) / scale[None]

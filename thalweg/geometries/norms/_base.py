@@ -81,6 +81,7 @@ class NormedMetric(AbstractMetric):
     geometry: AbstractNorm
 
     distance_kind = "exact"
+    is_constant = True
 
     @property
     def distance_is_smooth(self) -> bool:

@@ -23,6 +23,7 @@ class ParticleMetric(AbstractMetric):
     state: Particles
 
     distance_kind = "upper bound"
+    is_constant = True
 
     def steepest_descent(self, cotangent: Cotangent) -> Velocity:
         require_resolved(cotangent, "Steepest descent in the Wasserstein geometry")
