@@ -5,6 +5,7 @@ program begins a run and goes on with it. Where a chunk ends changes no number: 
 whichever chunk it falls in.
 """
 
+import dataclasses
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -83,6 +84,18 @@ def run_chunk(problem: Problem, flow_state: FlowState, num_steps: int, *, begins
     tail = cut(problem, chunk.buffers, last_record(facts), last_record(facts) + 1)
     static = eqx.filter(flow_state, eqx.is_array, inverse=True)
     return eqx.combine(chunk.arrays, static), on_host(chunk.result), saves, tail, facts
+
+
+def run_traced(problem: Problem, blank: FlowState, num_steps: int) -> tuple[FlowState, Any, tuple[Any, ...]]:
+    """The whole run inside a function that JAX traces: the last flow state, the result, and the saves of the start and
+    the end.
+    """
+    every = dataclasses.replace(problem, save_every=np.asarray(num_steps, np.int32), buffer_size=2)
+    chunk = _chunk(every, blank, *chunk_arguments(problem, blank, num_steps, True)[2:])
+    # The end is behind the start whether it is due, at the last of all steps, or not.
+    saves = _unpack(problem.packing.unpack([room[:2] for room in chunk.buffers]))
+    static = eqx.filter(blank, eqx.is_array, inverse=True)
+    return eqx.combine(chunk.arrays, static), chunk.result, saves
 
 
 def on_host(result: Any) -> Any:

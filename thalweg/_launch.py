@@ -15,11 +15,12 @@ import jax
 import numpy as np
 
 from thalweg import _compiled, _tree
-from thalweg._chunks import cut, pace_of, prepare_chunk, read_facts
+from thalweg._chunks import cut, pace_of, prepare_chunk, read_facts, run_traced
 from thalweg._flow import collected, prepare
 from thalweg._loop import Place, Run, continued, pieces_of
 from thalweg._path import Path
 from thalweg._result import RESULTS, member
+from thalweg._saves import Saves
 from thalweg._shapes import structure_of
 from thalweg._types import State
 from thalweg.energies import as_energy
@@ -49,8 +50,12 @@ def launch(name: Hashable, energy: Any, state: State, choose: Callable[[], dict[
     `name` stands for all that `choose` depends on. Only for choices that are checked and resolved by structure alone,
     not by the values of the energy's and the state's arrays (that those of the state are finite is looked at).
 
+    While JAX traces (`jax.jit`, `jax.vmap`) the path holds the start and the end.
+
     **Raises:** as [`thalweg.flow`][].
     """
+    if any(_tree.is_traced(leaf) for leaf in jax.tree.leaves((energy, state))):
+        return _traced(prepare(energy, state, **choose()))
     key = structure_of(launch, (name, energy, state))
     known = None if key is None else _known.get(key)
     if known is None:
@@ -63,6 +68,14 @@ def launch(name: Hashable, energy: Any, state: State, choose: Callable[[], dict[
     _known.move_to_end(key)
     path = _relaunched(known, energy, state)
     return collected(pieces_of(prepare(energy, state, **choose()))) if path is None else path
+
+
+def _traced(run: Run) -> Path:
+    """The path of a run inside `jax.jit` or `jax.vmap`: its start and its end, for its length is not known."""
+    flow_state, result, saves = run_traced(run.problem, run.blank, int(run.problem.last_step))
+    times, states, records, measurements = saves
+    saves = Saves(times, eqx.combine(states, flow_state.state), records, measurements)
+    return run.path(flow_state, saves, result)
 
 
 def _as_known(run: Run) -> _Known:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from thalweg import _tree
 from thalweg._chunks import (
     Problem,
     cut,
@@ -107,11 +108,9 @@ class Run:
         problem, scheme, extras = self.problem, self.problem.scheme, {}
         if type(scheme).finish is not AbstractScheme.finish:
             extras = scheme.finish(problem.energy, problem.geometry, flow_state.state, flow_state.memory)
-        stats = {
-            **self.stats,
-            "seconds": round(self.seconds(), 6),
-            "num_steps": int(np.asarray(flow_state.num_steps)),
-        }
+        stats = dict(self.stats)
+        if not _tree.is_traced(flow_state.num_steps):
+            stats |= {"seconds": round(self.seconds(), 6), "num_steps": int(np.asarray(flow_state.num_steps))}
         return make_path(saves, result, flow_state, extras, self.unavailable, stats)
 
     def piece(self, flow_state: FlowState, saves: tuple[Any, ...], result: Any) -> Path:
@@ -263,7 +262,9 @@ def _with_end(run: Run, place: Place, saves: tuple[Any, ...] | None) -> tuple[An
 
 def _record_at(run: Run, place: Place) -> tuple[Any, ...]:
     known = place.record
-    return record_once(run.problem, place.flow_state) if known is None else known
+    if known is None:
+        return record_once(run.problem, place.flow_state)
+    return known
 
 
 def _named_if_not_finite(result: Any, saves: tuple[Any, ...]) -> Any:

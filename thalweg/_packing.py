@@ -57,6 +57,17 @@ class Packing(NamedTuple):
 
         return jax.tree.unflatten(self.structure, [leaf_at(place) for place in self.places])
 
+    def unpack(self, rooms: list[Any]) -> Any:
+        """All records as a tree, a leading axis first; traced."""
+
+        def leaf_at(place: Place) -> Any:
+            row = rooms[place.row]
+            if place.start is None:
+                return row
+            return row[:, place.start : place.start + _size(place.shape)].reshape(row.shape[0], *place.shape)
+
+        return jax.tree.unflatten(self.structure, [leaf_at(place) for place in self.places])
+
     def look_at(self, rooms: list[Any], index: Any, find: Callable[[Any], Any]) -> Any:
         """One leaf of one record, with `find` as in `equinox.tree_at`; traced."""
         number = jax.tree.leaves(find(jax.tree.unflatten(self.structure, range(len(self.places)))))[0]

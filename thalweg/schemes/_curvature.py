@@ -22,6 +22,7 @@ from thalweg.energies import AbstractEnergy, HalfDeviance, NegativeLogLikelihood
 from thalweg.geometries import AbstractMetric
 from thalweg.likelihoods import fisher_square_root
 from thalweg.schemes._krylov import krylov_space
+from thalweg.schemes._trust_region import Spectrum, ascending
 from thalweg.states import Parametric, moving
 
 _PROBES = 4
@@ -46,14 +47,6 @@ class Scale(eqx.Module):
         return solve_triangular(self.root, right, lower=True, trans=1)
 
 
-class Spectrum(eqx.Module):
-    """A quadratic model in the eigenbasis of its curvature: curvatures, slopes, and the basis (columns)."""
-
-    values: Array
-    slopes: Array
-    basis: Array
-
-
 class DenseModel(eqx.Module):
     """A model with a symmetric matrix of second derivatives."""
 
@@ -68,7 +61,7 @@ class DenseModel(eqx.Module):
     def spectrum(self, scale: Scale) -> Spectrum:
         half = scale.divide(self.hessian)
         values, basis = jnp.linalg.eigh(scale.divide(half.T))
-        return Spectrum(values, basis.T @ scale.divide(self.gradient), basis)
+        return ascending(values, basis.T @ scale.divide(self.gradient), basis)
 
 
 class FactoredModel(eqx.Module):
@@ -89,7 +82,8 @@ class FactoredModel(eqx.Module):
         if scaled.shape[0] > 2 * scaled.shape[1]:
             scaled = jnp.linalg.qr(scaled, mode="r")
         _, singular, basis = jnp.linalg.svd(scaled, full_matrices=False)
-        return Spectrum(singular**2, basis @ scale.divide(self.gradient), basis.T)
+        values, basis = singular[::-1] ** 2, basis[::-1]
+        return ascending(values, basis @ scale.divide(self.gradient), basis.T)
 
 
 class MatrixFreeModel(eqx.Module):
@@ -114,7 +108,7 @@ class MatrixFreeModel(eqx.Module):
         promised = jnp.sum(slope**2) / jnp.maximum(jnp.abs(self.value), jnp.finfo(slope.dtype).tiny)
         residual = jnp.clip(jnp.sqrt(promised), 1e-10, 0.1)
         space = krylov_space(scaled, slope, self.num_vectors, residual)
-        return Spectrum(space.values, space.slopes, space.basis)
+        return ascending(space.values, space.slopes, space.basis)
 
 
 class AbstractCurvature(eqx.Module):

@@ -21,10 +21,9 @@ from thalweg.schemes._curvature import (
     FactoredModel,
     Scale,
     SecondOrder,
-    Spectrum,
     over_chart,
 )
-from thalweg.schemes._trust_region import BallStep, minimise_in_ball, multiplier_floor
+from thalweg.schemes._trust_region import BallStep, Spectrum, minimise_in_ball
 from thalweg.states import moving
 
 _MAX_TRIALS = 60
@@ -119,14 +118,13 @@ class LinearlyImplicit(AbstractScheme):
             model = self.curvature.expand(energy, metric)
         scale, diagonal = self._scale(metric, model, memory)
         spectrum = model.spectrum(scale)
-        values, slopes = spectrum.values, spectrum.slopes
         least = jnp.zeros((), dtype) if self.step_size is None else 1 / jnp.asarray(self.step_size, dtype)
         value = jnp.asarray(model.value, dtype)
         eps = jnp.finfo(dtype).eps
         along, _ = over_chart(energy, metric)
 
         def candidate(radius: Scalar) -> _Trial:
-            ball = minimise_in_ball(values, slopes, radius, least)
+            ball = minimise_in_ball(spectrum, radius, least)
             along_model = scale.divide_transposed(spectrum.basis @ ball.coefficients)
             correction, straight = _correction(model, scale, spectrum, ball, along_model)
             displacement = along_model + correction
@@ -145,32 +143,30 @@ class LinearlyImplicit(AbstractScheme):
             rounding = jnp.where(agree, 0.1 * eps**0.6, 64 * eps) * jnp.abs(value)
             ratio = jnp.where(noisy & (after <= value + rounding), by_slopes, ratio)
             inside = admissibility_in(geometry, moved) == RESULTS.successful
-            fine = jnp.isfinite(after) & inside & _all_finite(displacement)
+            fine = jnp.isfinite(after) & inside
             good = fine & straight & (ratio > 1e-4) & (after <= value + rounding)
             ratio = jnp.where(straight, ratio, jnp.minimum(ratio, 0))
             return _Trial(radius, ball, displacement, jnp.where(fine, ratio, -jnp.inf), after, good)
 
         def attempt(carry: tuple[_Trial, Count]) -> tuple[_Trial, Count]:
             earlier, count = carry
-            size = jnp.linalg.norm(earlier.ball.coefficients)
-            cut = jnp.where(jnp.isfinite(earlier.ratio), 0.25, 0.1) * size
+            cut = jnp.where(jnp.isfinite(earlier.ratio), 0.25, 0.1) * earlier.ball.size
             return candidate(jnp.where(count == 0, first, cut)), count + 1
 
-        first = jnp.where(jnp.isfinite(memory.radius), memory.radius, _first_radius(values, slopes))
-        negligible = 100 * flat.size * multiplier_floor(values)
-        at_rest = jnp.all(slopes == 0) & (jnp.min(values) >= -negligible)
+        first = jax.lax.cond(jnp.isfinite(memory.radius), lambda: memory.radius, lambda: _first_radius(spectrum))
+        at_rest = jnp.all(spectrum.slopes == 0) & (spectrum.lowest >= -100 * flat.size * spectrum.floor)
         nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(candidate, first))
         trial, count = jax.lax.while_loop(
             lambda carry: ~carry[0].good & (carry[1] < _MAX_TRIALS) & ((carry[1] == 0) | ~at_rest),
             attempt,
             (nothing, jnp.asarray(0, jnp.int32)),
         )
-        size = jnp.linalg.norm(trial.ball.coefficients)
+        size = trial.ball.size
         radius = jnp.where(trial.ratio < 0.25, 0.25 * size, trial.radius)
         radius = jnp.where(trial.ratio > 0.75, jnp.maximum(radius, 2 * size), radius)
         moved = metric.chart(unravel(trial.displacement))  # type: ignore[misc]
         first_value = jnp.where(jnp.isfinite(memory.first_value), memory.first_value, value)
-        decrement = _decrement(values, slopes)
+        decrement = _decrement(spectrum)
         reference = jnp.maximum(jnp.abs(value), eps * (first_value - value))
         relative = jnp.where(decrement > 0, decrement / reference, 0).astype(dtype)
         # Where no step helps and none was to be expected, to rounding, this is the end and not a failure.
@@ -187,16 +183,14 @@ class LinearlyImplicit(AbstractScheme):
         result = RESULTS.where(jnp.isfinite(value), result, RESULTS.non_finite)
         stats = {
             "trials": count,
-            "lowest_curvature": jnp.min(values),
-            "largest_curvature": jnp.max(jnp.abs(values)),
+            "lowest_curvature": spectrum.lowest,
+            "largest_curvature": spectrum.largest,
             "ratio": trial.ratio,
             "relative_decrement": relative,
             "has_stalled": (stalled >= _STALLED) & little,
         }
         distance = jnp.where(at_rest, 0, size**2)
-        alpha = 1 / jnp.where(
-            trial.ball.multiplier > 0, trial.ball.multiplier, jnp.maximum(multiplier_floor(values), least)
-        )
+        alpha = 1 / jnp.where(trial.ball.multiplier > 0, trial.ball.multiplier, jnp.maximum(spectrum.floor, least))
         info = StepInfo(alpha, distance, distance / alpha, result, stats)
         return moved, Memory(radius, diagonal, first_value, stalled, least_decrement), info
 
@@ -259,19 +253,16 @@ def _size(state: State) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(moving(state)))
 
 
-def _all_finite(array: Array) -> Flag:
-    return jnp.all(jnp.isfinite(array))
-
-
-def _first_radius(values: Array, slopes: Array) -> Scalar:
+def _first_radius(spectrum: Spectrum) -> Scalar:
     # As far as Newton's step would go if all curvatures were positive.
-    size = jnp.maximum(jnp.abs(values), jnp.sqrt(jnp.finfo(values.dtype).eps) * jnp.max(jnp.abs(values)))
-    reach = jnp.linalg.norm(slopes / jnp.where(size > 0, size, 1))
+    least = jnp.sqrt(jnp.finfo(spectrum.values.dtype).eps) * spectrum.largest
+    size = jnp.maximum(jnp.abs(spectrum.values), least)
+    reach = jnp.linalg.norm(spectrum.slopes / jnp.where(size > 0, size, 1))
     return jnp.where(reach > 0, reach, 1)
 
 
-def _decrement(values: Array, slopes: Array) -> Scalar:
+def _decrement(spectrum: Spectrum) -> Scalar:
     """What the model without a limit still promises; infinite where it has no minimum."""
-    floor = multiplier_floor(values)
-    promised = 0.5 * jnp.sum(slopes**2 / (jnp.maximum(values, 0) + floor))
-    return jnp.where(jnp.min(values) < -1e3 * floor, jnp.inf, promised)
+    floor = spectrum.floor
+    promised = 0.5 * jnp.sum(spectrum.slopes**2 / (jnp.maximum(spectrum.values, 0) + floor))
+    return jnp.where(spectrum.lowest < -1e3 * floor, jnp.inf, promised)

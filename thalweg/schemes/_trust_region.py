@@ -12,70 +12,102 @@ $\alpha$ grows without bound as the minimum is reached.
 
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from thalweg._types import Array, Scalar
+from thalweg._types import Array, Flag, Scalar
+
+_MAX_ITERATIONS = 60
+
+
+class Spectrum(eqx.Module):
+    """A quadratic model in the eigenbasis of its curvature: curvatures, slopes, and the basis (columns); the lowest
+    curvature and the largest in size.
+    """
+
+    values: Array
+    slopes: Array
+    basis: Array
+    lowest: Scalar
+    largest: Scalar
+
+    @property
+    def floor(self) -> Scalar:
+        """The smallest multiplier that rounding can tell from zero."""
+        info = jnp.finfo(self.values.dtype)
+        return info.eps * self.largest + info.tiny**0.75
+
+
+def ascending(values: Array, slopes: Array, basis: Array) -> Spectrum:
+    """The spectrum of curvatures that do not fall."""
+    return Spectrum(values, slopes, basis, values[0], jnp.maximum(jnp.abs(values[0]), jnp.abs(values[-1])))
 
 
 class BallStep(NamedTuple):
-    """The minimiser in the eigenbasis, its multiplier $\\mu = 1/\\alpha$, and the decrease of the model."""
+    """The minimiser in the eigenbasis, its multiplier $\\mu = 1/\\alpha$, its length, and the decrease of the model."""
 
     coefficients: Array
     multiplier: Scalar
+    size: Scalar
     decrease: Scalar
 
 
-def multiplier_floor(values: Array) -> Scalar:
-    """The smallest multiplier that rounding can tell from zero."""
-    info = jnp.finfo(values.dtype)
-    return info.eps * jnp.max(jnp.abs(values)) + info.tiny**0.75
+class _Search(NamedTuple):
+    multiplier: Scalar
+    low: Scalar
+    high: Scalar
+    size: Scalar
+    bend: Scalar
+    count: Array
+    on_edge: Flag
 
 
-def minimise_in_ball(values: Array, slopes: Array, radius: Scalar, least: Scalar) -> BallStep:
+def minimise_in_ball(spectrum: Spectrum, radius: Scalar, least: Scalar) -> BallStep:
     r"""Minimise $c\cdot u + \tfrac12\sum\lambda_i u_i^2$ over $\|u\| \le$ `radius`, with $\mu \ge$ `least`.
 
-    **Arguments:** `values`: $\lambda_i$, ascending or not; `slopes`: $c_i$; `radius`: may be infinite.
+    **Arguments:** `spectrum`: $\lambda_i$ and $c_i$; `radius`: may be infinite.
     """
-    lowest = jnp.min(values)
-    floor = multiplier_floor(values)
-    low = jnp.maximum(jnp.maximum(floor, least), -lowest + floor)
+    values, slopes, floor = spectrum.values, spectrum.slopes, spectrum.floor
+    low = jnp.maximum(jnp.maximum(floor, least), -spectrum.lowest + floor)
+    radius = jnp.asarray(radius, values.dtype)
+    slow = values.dtype.type(1e-3)
 
-    def size_at(multiplier: Scalar) -> Scalar:
-        return jnp.linalg.norm(slopes / (values + multiplier))
+    def at(multiplier: Scalar) -> tuple[Scalar, Scalar]:
+        """‖u(μ)‖ and half of −d‖u‖²/dμ."""
+        shifted = values + multiplier
+        square = (slopes / shifted) ** 2
+        return jnp.sqrt(jnp.sum(square)), jnp.sum(square / shifted)
 
-    inside = size_at(low) <= radius
-
-    # 1/‖u(μ)‖ is concave and nearly linear in μ: Newton's method on it, kept between bounds.
-    high = jnp.linalg.norm(slopes) / jnp.where(jnp.isfinite(radius), radius, 1) - lowest + floor
-    high = jnp.maximum(high, 2 * low)
-
-    def improve(carry: tuple[Scalar, Scalar, Scalar, Array]) -> tuple[Scalar, Scalar, Scalar, Array]:
-        multiplier, low, high, count = carry
-        u = slopes / (values + multiplier)
-        size = jnp.linalg.norm(u)
-        slope = -jnp.sum(u**2 / (values + multiplier)) / jnp.where(size > 0, size, 1)
-        low = jnp.where(size > radius, multiplier, low)
-        high = jnp.where(size > radius, high, multiplier)
-        newton = multiplier + (size / radius - 1) * size / jnp.where(slope != 0, -slope, 1)
+    def improve(search: _Search) -> _Search:
+        # 1/‖u(μ)‖ is concave and nearly linear in μ: Newton's method on it, kept between bounds.
+        multiplier, size = search.multiplier, search.size
+        low = jnp.where(size > radius, multiplier, search.low)
+        high = jnp.where(size > radius, search.high, multiplier)
+        bend = jnp.where(search.bend > 0, search.bend, 1)
+        newton = multiplier + (size / radius - 1) * size**2 / bend
         between = (newton > low) & (newton < high)
-        return jnp.where(between, newton, jnp.sqrt(low * high)), low, high, count + 1
+        multiplier = jnp.where(between, newton, jnp.sqrt(low * high))
+        size, bend = at(multiplier)
+        return _Search(multiplier, low, high, size, bend, search.count + 1, search.on_edge)
 
-    def unfinished(carry: tuple[Scalar, Scalar, Scalar, Array]) -> Array:
-        multiplier, low, high, count = carry
-        off = jnp.abs(size_at(multiplier) - radius) > 1e-3 * radius
-        return ~inside & off & (count < 60) & (high > low * (1 + 4 * jnp.finfo(low.dtype).eps))
+    def unfinished(search: _Search) -> Flag:
+        off = jnp.abs(search.size - radius) > slow * radius
+        wide = search.high > search.low * (1 + 4 * jnp.finfo(values.dtype).eps)
+        return search.on_edge & off & wide & (search.count < _MAX_ITERATIONS)
 
-    start = (low, low, high, jnp.zeros((), jnp.int32))
-    multiplier = jax.lax.while_loop(unfinished, improve, start)[0]
-    multiplier = jnp.where(inside, low, multiplier)
+    size, bend = at(low)
+    inside = size <= radius
+    high = jnp.sqrt(jnp.sum(slopes**2)) / jnp.where(jnp.isfinite(radius), radius, 1) - spectrum.lowest + floor
+    start = _Search(low, low, jnp.maximum(high, 2 * low), size, bend, jnp.zeros((), jnp.int32), ~inside)
+    found = jax.lax.while_loop(unfinished, improve, start)
+    multiplier, size = found.multiplier, found.size
     u = -slopes / (values + multiplier)
     # The hard case: the slope has (nearly) no part along the lowest eigenvector; go along it to the edge. Where the
     # limit on the step size alone makes the model convex, there is none.
-    hard = inside & (lowest < 0) & jnp.isfinite(radius) & (least <= -lowest + floor)
-    rest = jnp.sqrt(jnp.maximum(radius**2 - jnp.sum(u**2), 0))
-    bottom = jnp.argmin(values)
-    towards = jnp.where(slopes[bottom] > 0, -rest, rest)
-    u = jnp.where(hard, u.at[bottom].add(towards), u)
-    decrease = -jnp.sum(slopes * u + 0.5 * values * u**2)
-    return BallStep(u, multiplier, decrease)
+    hard = inside & (spectrum.lowest < 0) & jnp.isfinite(radius) & (least <= -spectrum.lowest + floor)
+    rest = jnp.where(hard, jnp.sqrt(jnp.maximum(radius**2 - size**2, 0)), 0)
+    first = jnp.argmin(values) == jnp.arange(values.shape[0])
+    u = u + jnp.where(first, jnp.where(slopes > 0, -rest, rest), 0)
+    size = jnp.where(hard, jnp.sqrt(jnp.sum(u**2)), size)
+    return BallStep(u, multiplier, size, -jnp.sum(u * (slopes + 0.5 * values * u)))
