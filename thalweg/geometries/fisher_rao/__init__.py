@@ -8,5 +8,3 @@ from thalweg.geometries.fisher_rao._parametric import ParametricMetric as Parame
 from thalweg.geometries.fisher_rao._solvers import DenseFisher as DenseFisher
 from thalweg.geometries.fisher_rao._solvers import KernelFisher as KernelFisher
 from thalweg.geometries.fisher_rao._solvers import MatrixFreeFisher as MatrixFreeFisher
-from thalweg.geometries.fisher_rao._solvers import fisher_diagonal as fisher_diagonal
-from thalweg.geometries.fisher_rao._solvers import kernel_matrix as kernel_matrix

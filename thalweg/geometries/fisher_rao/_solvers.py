@@ -207,7 +207,7 @@ def _kernel_solver(
     forward, backward = fisher_square_root(family, params)
     apply = lambda v: forward(unravel(v / scale))  # noqa: E731
     transpose = lambda u: ravel_pytree(backward(u))[0] / scale  # noqa: E731
-    kernel = kernel_matrix(family, params, scale)
+    kernel = _kernel_matrix(family, params, scale)
     if undamped:
         inverse = _pseudo_inverse(kernel)
         first = lambda r: transpose(inverse(inverse(apply(r))))  # noqa: E731
@@ -278,7 +278,7 @@ def _conjugate_gradients(product: Callable[[Array], Array], right: Array, tolera
     return jax.lax.while_loop(unfinished, improve, start).best
 
 
-def kernel_matrix(family: AbstractFamily, params: PyTree, scale: Array) -> Array:
+def _kernel_matrix(family: AbstractFamily, params: PyTree, scale: Array) -> Array:
     """$K = \\tilde S \\tilde S^\\top$ with $\\tilde S = S/$`scale`, never holding more than two blocks of a large
     factor.
     """
