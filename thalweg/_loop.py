@@ -253,18 +253,12 @@ def _with_end(run: Run, place: Place, saves: tuple[Any, ...] | None) -> tuple[An
     if due and saves is not None:
         return saves
     record = _record_at(run, place)
-    if saves is None:
-        saves = jax.tree.map(lambda leaf: leaf[:0], record)
-    if due:
-        return saves
-    return jax.tree.map(lambda a, b: np.concatenate([a, b]), saves, record)
+    before: Any = jax.tree.map(lambda leaf: leaf[:0], record) if saves is None else saves
+    return before if due else jax.tree.map(lambda a, b: np.concatenate([a, b]), before, record)
 
 
 def _record_at(run: Run, place: Place) -> tuple[Any, ...]:
-    known = place.record
-    if known is None:
-        return record_once(run.problem, place.flow_state)
-    return known
+    return record_once(run.problem, place.flow_state) if place.record is None else place.record
 
 
 def _named_if_not_finite(result: Any, saves: tuple[Any, ...]) -> Any:

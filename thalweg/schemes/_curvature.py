@@ -17,15 +17,17 @@ from jax.flatten_util import ravel_pytree
 from jax.scipy.linalg import solve_triangular
 
 from thalweg._errors import UnsupportedCombination
-from thalweg._types import Array, Scalar, State
+from thalweg._types import Array, Flag, Scalar, State
 from thalweg.energies import AbstractEnergy, HalfDeviance, NegativeLogLikelihood
 from thalweg.geometries import AbstractMetric
 from thalweg.likelihoods import fisher_square_root
 from thalweg.schemes._krylov import krylov_space
-from thalweg.schemes._trust_region import Spectrum, ascending
+from thalweg.schemes._trust_region import Spectrum, along_newton, ascending
 from thalweg.states import Parametric, moving
 
 _PROBES = 4
+# Up to here a decomposition of the Hessian costs as little as a factorisation.
+_SMALL = 16
 _LIKELIHOODS = (HalfDeviance, NegativeLogLikelihood)
 
 
@@ -58,10 +60,21 @@ class DenseModel(eqx.Module):
         """A size of the curvature along each coordinate, positive where any second derivative is."""
         return _equilibrating(self.hessian)
 
-    def spectrum(self, scale: Scale) -> Spectrum:
-        half = scale.divide(self.hessian)
-        values, basis = jnp.linalg.eigh(scale.divide(half.T))
+    def spectrum(self, scale: Scale, descended: Scalar) -> Spectrum:
+        del descended
+        values, basis = jnp.linalg.eigh(self._scaled(scale))
         return ascending(values, basis.T @ scale.divide(self.gradient), basis)
+
+    def newton(self, scale: Scale, radius: Scalar) -> tuple[Spectrum, Flag] | None:
+        """The model along Newton's step, and whether that is all of it that is needed; `None` where the whole spectrum
+        costs as little.
+        """
+        if self.gradient.shape[0] <= _SMALL:
+            return None
+        return along_newton(self._scaled(scale), scale.divide(self.gradient), radius)
+
+    def _scaled(self, scale: Scale) -> Array:
+        return scale.divide(scale.divide(self.hessian).T)
 
 
 class FactoredModel(eqx.Module):
@@ -77,7 +90,8 @@ class FactoredModel(eqx.Module):
         """The diagonal of the curvature."""
         return jnp.sum(self.factor**2, axis=0)
 
-    def spectrum(self, scale: Scale) -> Spectrum:
+    def spectrum(self, scale: Scale, descended: Scalar) -> Spectrum:
+        del descended
         scaled = scale.divide(self.factor.T).T
         if scaled.shape[0] > 2 * scaled.shape[1]:
             scaled = jnp.linalg.qr(scaled, mode="r")
@@ -101,12 +115,15 @@ class MatrixFreeModel(eqx.Module):
         signs = jax.random.rademacher(jax.random.key(0), (_PROBES, *self.gradient.shape), self.gradient.dtype)
         return jnp.sqrt(jnp.mean(jax.lax.map(self.product, signs) ** 2, axis=0))
 
-    def spectrum(self, scale: Scale) -> Spectrum:
+    def spectrum(self, scale: Scale, descended: Scalar) -> Spectrum:
+        """In a Krylov space, larger the less is promised of what F has fallen by already (`descended`)."""
         slope = scale.divide(self.gradient)
         scaled = lambda v: scale.divide(self.product(scale.divide_transposed(v)))  # noqa: E731
-        # Superlinear convergence needs a residual that falls with the slope; the units of F make it a pure number.
-        promised = jnp.sum(slope**2) / jnp.maximum(jnp.abs(self.value), jnp.finfo(slope.dtype).tiny)
-        residual = jnp.clip(jnp.sqrt(promised), 1e-10, 0.1)
+        # Superlinear convergence needs a residual that falls with the slope; what F has fallen by makes it a pure number
+        # which no constant in F changes.
+        promised = jnp.sum(slope**2)
+        whole = jnp.maximum(promised + descended, jnp.finfo(slope.dtype).tiny)
+        residual = jnp.clip(jnp.sqrt(promised / whole), 1e-10, 0.1)
         space = krylov_space(scaled, slope, self.num_vectors, residual)
         return ascending(space.values, space.slopes, space.basis)
 

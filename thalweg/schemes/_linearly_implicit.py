@@ -18,6 +18,7 @@ from thalweg.geometries import AbstractGeometry, AbstractMetric, admissibility_i
 from thalweg.schemes._base import AbstractScheme, StepInfo, check_positive, limited_step_size
 from thalweg.schemes._curvature import (
     AbstractCurvature,
+    DenseModel,
     FactoredModel,
     Scale,
     SecondOrder,
@@ -117,13 +118,16 @@ class LinearlyImplicit(AbstractScheme):
         else:
             model = self.curvature.expand(energy, metric)
         scale, diagonal = self._scale(metric, model, memory)
-        spectrum = model.spectrum(scale)
+        shortcut = model.newton(scale, memory.radius) if isinstance(model, DenseModel) else None
+        descended = jnp.maximum(jnp.where(jnp.isfinite(memory.first_value), memory.first_value - model.value, 0), 0)
+        whole = lambda: model.spectrum(scale, descended)  # noqa: E731
+        spectrum = whole() if shortcut is None else jax.lax.cond(shortcut[1], lambda: shortcut[0], whole)
         least = jnp.zeros((), dtype) if self.step_size is None else 1 / jnp.asarray(self.step_size, dtype)
         value = jnp.asarray(model.value, dtype)
         eps = jnp.finfo(dtype).eps
         along, _ = over_chart(energy, metric)
 
-        def candidate(radius: Scalar) -> _Trial:
+        def candidate(radius: Scalar, spectrum: Spectrum) -> _Trial:
             ball = minimise_in_ball(spectrum, radius, least)
             along_model = scale.divide_transposed(spectrum.basis @ ball.coefficients)
             correction, straight = _correction(model, scale, spectrum, ball, along_model)
@@ -148,18 +152,21 @@ class LinearlyImplicit(AbstractScheme):
             ratio = jnp.where(straight, ratio, jnp.minimum(ratio, 0))
             return _Trial(radius, ball, displacement, jnp.where(fine, ratio, -jnp.inf), after, good)
 
-        def attempt(carry: tuple[_Trial, Count]) -> tuple[_Trial, Count]:
-            earlier, count = carry
+        def attempt(carry: tuple[_Trial, Count, Spectrum]) -> tuple[_Trial, Count, Spectrum]:
+            earlier, count, spectrum = carry
+            if shortcut is not None:
+                # Newton's step was refused: for shorter ones the whole model is needed.
+                spectrum = jax.lax.cond((count == 1) & shortcut[1], whole, lambda: spectrum)
             cut = jnp.where(jnp.isfinite(earlier.ratio), 0.25, 0.1) * earlier.ball.size
-            return candidate(jnp.where(count == 0, first, cut)), count + 1
+            return candidate(jnp.where(count == 0, first, cut), spectrum), count + 1, spectrum
 
         first = jax.lax.cond(jnp.isfinite(memory.radius), lambda: memory.radius, lambda: _first_radius(spectrum))
         at_rest = jnp.all(spectrum.slopes == 0) & (spectrum.lowest >= -100 * flat.size * spectrum.floor)
-        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(candidate, first))
-        trial, count = jax.lax.while_loop(
+        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(candidate, first, spectrum))
+        trial, count, spectrum = jax.lax.while_loop(
             lambda carry: ~carry[0].good & (carry[1] < _MAX_TRIALS) & ((carry[1] == 0) | ~at_rest),
             attempt,
-            (nothing, jnp.asarray(0, jnp.int32)),
+            (nothing, jnp.asarray(0, jnp.int32), spectrum),
         )
         size = trial.ball.size
         radius = jnp.where(trial.ratio < 0.25, 0.25 * size, trial.radius)

@@ -15,10 +15,12 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.scipy.linalg import cho_solve
 
 from thalweg._types import Array, Flag, Scalar
 
 _MAX_ITERATIONS = 60
+_INVERSE_ITERATIONS = 4
 
 
 class Spectrum(eqx.Module):
@@ -42,6 +44,38 @@ class Spectrum(eqx.Module):
 def ascending(values: Array, slopes: Array, basis: Array) -> Spectrum:
     """The spectrum of curvatures that do not fall."""
     return Spectrum(values, slopes, basis, values[0], jnp.maximum(jnp.abs(values[0]), jnp.abs(values[-1])))
+
+
+def along_newton(matrix: Array, slope: Array, radius: Scalar) -> tuple[Spectrum, Flag]:
+    """The model along Newton's step alone, and whether that is all of it that is needed: the curvature is positive
+    definite and the step inside the ball.
+
+    A triangular factorisation tells, for a tenth of the time that all eigenvectors take. The lowest curvature is
+    estimated by inverse iteration; shorter steps, if the energy asks for them, go in the same direction.
+    """
+    size = slope.shape[0]
+    largest = jnp.max(jnp.sum(jnp.abs(matrix), axis=1))
+    info = jnp.finfo(slope.dtype)
+    identity = jnp.eye(size, dtype=slope.dtype)
+    # A curvature that rounding cannot tell from zero is not positive.
+    factor = jnp.linalg.cholesky(matrix - (size * info.eps * largest + info.tiny**0.75) * identity)
+    solve = lambda right: cho_solve((factor, True), right)  # noqa: E731
+    step = -solve(slope)
+    length = jnp.sqrt(jnp.sum(step**2))
+    unit = step / jnp.where(length > 0, length, 1)
+
+    def invert(_: Array, vector: Array) -> Array:
+        image = solve(vector)
+        return image / jnp.sqrt(jnp.sum(image**2))
+
+    vector = jax.lax.fori_loop(0, _INVERSE_ITERATIONS, invert, jnp.ones_like(slope) / size**0.5)
+    lowest = vector @ matrix @ vector
+    first = jnp.arange(size) == 0
+    values = jnp.where(first, unit @ matrix @ unit, lowest)
+    slopes = jnp.where(first, slope @ unit, 0)
+    basis = jnp.where(first, unit[:, None], 0)
+    is_inside = jnp.isfinite(length) & (length > 0) & (length <= radius) & jnp.isfinite(lowest)
+    return Spectrum(values, slopes, basis, lowest, largest), is_inside
 
 
 class BallStep(NamedTuple):
