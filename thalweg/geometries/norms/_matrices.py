@@ -13,18 +13,18 @@ of norms.
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from thalweg import _tree
 from thalweg._types import Array, Scalar, ScalarLike, State
-from thalweg.geometries.norms._base import AbstractNorm, safe_sqrt
+from thalweg.geometries.norms._base import safe_sqrt
+from thalweg.geometries.norms._kinds import AbstractInnerProduct, AbstractMatrixNorm, single_matrix
 from thalweg.geometries.norms._polar import AbstractPolar, PolarBySVD
 from thalweg.geometries.norms._vectors import check_exponent, conjugate, p_descent, p_norm
 from thalweg.states import moving
 
 
-class SpectralNorm(AbstractNorm):
+class SpectralNorm(AbstractMatrixNorm):
     r"""$\|V\|$ = the largest singular value of a matrix: steepest descent is $-\|\nabla F\|_{\mathrm{nuc}}\,U
     V^\top$ with $\nabla F = U S V^\top$.
 
@@ -41,33 +41,18 @@ class SpectralNorm(AbstractNorm):
 
     polar: AbstractPolar = PolarBySVD()
 
-    def norm(self, tangent: Any) -> Scalar:
-        return self.polar.largest(single_matrix(tangent))
+    def of(self, matrix: Array) -> Scalar:
+        return self.polar.largest(matrix)
 
-    def norm_squared(self, tangent: Any) -> Scalar:
-        return self.norm(tangent) ** 2
+    def dual_of(self, matrix: Array) -> Scalar:
+        return self.polar.sum(matrix)
 
-    def dual_norm(self, gradient: Any) -> Scalar:
-        return self.polar.sum(single_matrix(gradient))
-
-    def descent(self, gradient: Any) -> Any:
-        matrix = single_matrix(gradient)
+    def descent_of(self, matrix: Array) -> Array:
         factor = self.polar.factor(matrix)
-        return like(gradient, -jnp.sum(matrix * factor) * factor)
-
-    def check(self, state: State) -> None:
-        single_matrix(moving(state), "SpectralNorm")
-
-    @property
-    def is_smooth(self) -> bool:
-        return False
-
-    @property
-    def is_inner_product(self) -> bool:
-        return False
+        return -jnp.sum(matrix * factor) * factor
 
 
-class NuclearNorm(AbstractNorm):
+class NuclearNorm(AbstractMatrixNorm):
     r"""$\|V\|$ = the sum of the singular values of a matrix: steepest descent is $-s_1 u_1 v_1^\top$, a matrix of rank
     one (the step of Frank and Wolfe on matrices); the first pair where several singular values are equal.
 
@@ -78,32 +63,18 @@ class NuclearNorm(AbstractNorm):
     **Source:** Jaggi, *Revisiting Frank–Wolfe* (2013).
     """
 
-    def norm(self, tangent: Any) -> Scalar:
-        return jnp.sum(_singular_values(tangent))
+    def of(self, matrix: Array) -> Scalar:
+        return jnp.sum(_singular_values(matrix))
 
-    def norm_squared(self, tangent: Any) -> Scalar:
-        return self.norm(tangent) ** 2
+    def dual_of(self, matrix: Array) -> Scalar:
+        return jnp.max(_singular_values(matrix))
 
-    def dual_norm(self, gradient: Any) -> Scalar:
-        return jnp.max(_singular_values(gradient))
-
-    def descent(self, gradient: Any) -> Any:
-        left, singular, right = jnp.linalg.svd(single_matrix(gradient), full_matrices=False)
-        return like(gradient, -singular[0] * jnp.outer(left[:, 0], right[0]))
-
-    def check(self, state: State) -> None:
-        single_matrix(moving(state), "NuclearNorm")
-
-    @property
-    def is_smooth(self) -> bool:
-        return False
-
-    @property
-    def is_inner_product(self) -> bool:
-        return False
+    def descent_of(self, matrix: Array) -> Array:
+        left, singular, right = jnp.linalg.svd(matrix, full_matrices=False)
+        return -singular[0] * jnp.outer(left[:, 0], right[0])
 
 
-class SchattenNorm(AbstractNorm):
+class SchattenNorm(AbstractMatrixNorm):
     r"""$\|V\| = (\sum_i s_i^p)^{1/p}$ with the singular values $s$ of a matrix, $1 < p < \infty$.
 
     The state is one matrix; a zero singular value of the gradient stays zero.
@@ -121,41 +92,23 @@ class SchattenNorm(AbstractNorm):
     def __check_init__(self) -> None:
         check_exponent(self.exponent, "SchattenNorm", "NuclearNorm", "SpectralNorm")
 
-    def norm(self, tangent: Any) -> Scalar:
-        return p_norm(_singular_values(tangent), self.exponent)
+    def of(self, matrix: Array) -> Scalar:
+        return p_norm(_singular_values(matrix), self.exponent)
 
-    def norm_squared(self, tangent: Any) -> Scalar:
-        return self.norm(tangent) ** 2
+    def dual_of(self, matrix: Array) -> Scalar:
+        return p_norm(_singular_values(matrix), conjugate(self.exponent))
 
-    def dual_norm(self, gradient: Any) -> Scalar:
-        return p_norm(_singular_values(gradient), conjugate(self.exponent))
-
-    def descent(self, gradient: Any) -> Any:
-        left, singular, right = jnp.linalg.svd(single_matrix(gradient), full_matrices=False)
-        return like(gradient, (left * p_descent(singular, self.exponent)[None]) @ right)
-
-    def check(self, state: State) -> None:
-        single_matrix(moving(state), "SchattenNorm")
-
-    @property
-    def is_smooth(self) -> bool:
-        # The norm is; its second derivative by way of singular vectors is not, where singular values are equal.
-        return False
-
-    @property
-    def is_inner_product(self) -> bool:
-        return False
+    def descent_of(self, matrix: Array) -> Array:
+        left, singular, right = jnp.linalg.svd(matrix, full_matrices=False)
+        return (left * p_descent(singular, self.exponent)[None]) @ right
 
 
-class FrobeniusNorm(AbstractNorm):
+class FrobeniusNorm(AbstractInnerProduct):
     r"""$\|V\|^2 = \sum_{ij} V_{ij}^2$ of one matrix: gradient descent. [`thalweg.Euclidean`][] is the same for any
     state; this one, in a product of norms, says that a matrix is meant.
 
     **Raises:** `ValueError` if the state is not one matrix.
     """
-
-    def norm(self, tangent: Any) -> Scalar:
-        return safe_sqrt(self.norm_squared(tangent))
 
     def norm_squared(self, tangent: Any) -> Scalar:
         return _tree.dot(tangent, tangent)
@@ -169,30 +122,6 @@ class FrobeniusNorm(AbstractNorm):
     def check(self, state: State) -> None:
         single_matrix(moving(state), "FrobeniusNorm")
 
-    @property
-    def is_smooth(self) -> bool:
-        return True
 
-    @property
-    def is_inner_product(self) -> bool:
-        return True
-
-
-def single_matrix(tree: Any, owner: str = "A norm of matrices") -> Array:
-    """The one matrix that a pytree holds."""
-    leaves = jax.tree.leaves(tree)
-    if len(leaves) != 1 or leaves[0].ndim != 2:
-        raise ValueError(
-            f"`{owner}` needs a state that is one matrix; got arrays of shapes {[leaf.shape for leaf in leaves]}.\n"
-            "For several arrays give each its norm: `tw.MaxProduct(norms)` with a norm for each leaf."
-        )
-    return leaves[0]
-
-
-def like(tree: Any, matrix: Array) -> Any:
-    """The matrix, in the structure of a pytree that holds one."""
-    return jax.tree.map(lambda _: matrix, tree)
-
-
-def _singular_values(tree: Any) -> Array:
-    return jnp.linalg.svd(single_matrix(tree), compute_uv=False)
+def _singular_values(matrix: Array) -> Array:
+    return jnp.linalg.svd(matrix, compute_uv=False)

@@ -17,18 +17,15 @@ A column or row of the gradient that is zero stays at rest.
 Sources: Bernstein, Newhouse, *Old optimizer, new norm: an anthology* (2024); *Modular duality in deep learning* (2024).
 """
 
-from typing import Any
-
 import jax.numpy as jnp
 
-from thalweg._types import Array, Scalar, State
-from thalweg.geometries.norms._base import AbstractNorm, safe_sqrt
-from thalweg.geometries.norms._matrices import like, single_matrix
+from thalweg._types import Array, Scalar
+from thalweg.geometries.norms._base import safe_sqrt
+from thalweg.geometries.norms._kinds import AbstractMatrixNorm
 from thalweg.geometries.norms._polar import AbstractPolar, PolarBySVD
-from thalweg.states import moving
 
 
-class GroupNorm(AbstractNorm):
+class GroupNorm(AbstractMatrixNorm):
     r"""$\|V\|_{2,1} = \sum_j \|v_j\|_2$ over the columns of a matrix: steepest descent moves one column, the first one
     whose gradient is longest (Gauss–Southwell by groups).
 
@@ -37,33 +34,18 @@ class GroupNorm(AbstractNorm):
     **Source:** Yuan, Lin, *Model selection and estimation in regression with grouped variables* (2006).
     """
 
-    def norm(self, tangent: Any) -> Scalar:
-        return jnp.sum(_lengths(single_matrix(tangent), 0))
+    def of(self, matrix: Array) -> Scalar:
+        return jnp.sum(_lengths(matrix, 0))
 
-    def norm_squared(self, tangent: Any) -> Scalar:
-        return self.norm(tangent) ** 2
+    def dual_of(self, matrix: Array) -> Scalar:
+        return jnp.max(_lengths(matrix, 0))
 
-    def dual_norm(self, gradient: Any) -> Scalar:
-        return jnp.max(_lengths(single_matrix(gradient), 0))
-
-    def descent(self, gradient: Any) -> Any:
-        matrix = single_matrix(gradient)
+    def descent_of(self, matrix: Array) -> Array:
         longest = jnp.argmax(_lengths(matrix, 0))
-        return like(gradient, jnp.zeros_like(matrix).at[:, longest].set(-matrix[:, longest]))
-
-    def check(self, state: State) -> None:
-        single_matrix(moving(state), "GroupNorm")
-
-    @property
-    def is_smooth(self) -> bool:
-        return False
-
-    @property
-    def is_inner_product(self) -> bool:
-        return False
+        return jnp.zeros_like(matrix).at[:, longest].set(-matrix[:, longest])
 
 
-class OneToTwoNorm(AbstractNorm):
+class OneToTwoNorm(AbstractMatrixNorm):
     r"""$\|V\|_{1\to2} = \max_j \|v_j\|_2$ over the columns of a matrix: steepest descent normalises every column.
 
     **Raises:** `ValueError` if the state is not one matrix.
@@ -71,31 +53,17 @@ class OneToTwoNorm(AbstractNorm):
     **Source:** Bernstein, Newhouse, *Old optimizer, new norm* (2024).
     """
 
-    def norm(self, tangent: Any) -> Scalar:
-        return jnp.max(_lengths(single_matrix(tangent), 0))
+    def of(self, matrix: Array) -> Scalar:
+        return jnp.max(_lengths(matrix, 0))
 
-    def norm_squared(self, tangent: Any) -> Scalar:
-        return self.norm(tangent) ** 2
+    def dual_of(self, matrix: Array) -> Scalar:
+        return jnp.sum(_lengths(matrix, 0))
 
-    def dual_norm(self, gradient: Any) -> Scalar:
-        return jnp.sum(_lengths(single_matrix(gradient), 0))
-
-    def descent(self, gradient: Any) -> Any:
-        return like(gradient, _normalised(single_matrix(gradient), 0, 1.0))
-
-    def check(self, state: State) -> None:
-        single_matrix(moving(state), "OneToTwoNorm")
-
-    @property
-    def is_smooth(self) -> bool:
-        return False
-
-    @property
-    def is_inner_product(self) -> bool:
-        return False
+    def descent_of(self, matrix: Array) -> Array:
+        return _normalised(matrix, 0, 1.0)
 
 
-class OneToRMSNorm(AbstractNorm):
+class OneToRMSNorm(AbstractMatrixNorm):
     r"""$\|V\|_{1\to\mathrm{RMS}} = \max_j \|v_j\|_2/\sqrt m$ over the columns of a matrix with $m$ rows: the norm of
     an embedding, whose inputs are one-hot and whose outputs should have entries of size one.
 
@@ -104,34 +72,17 @@ class OneToRMSNorm(AbstractNorm):
     **Source:** Bernstein, Newhouse, *Modular duality in deep learning* (2024) (embedding layers).
     """
 
-    def norm(self, tangent: Any) -> Scalar:
-        matrix = single_matrix(tangent)
+    def of(self, matrix: Array) -> Scalar:
         return jnp.max(_lengths(matrix, 0)) / matrix.shape[0] ** 0.5
 
-    def norm_squared(self, tangent: Any) -> Scalar:
-        return self.norm(tangent) ** 2
-
-    def dual_norm(self, gradient: Any) -> Scalar:
-        matrix = single_matrix(gradient)
+    def dual_of(self, matrix: Array) -> Scalar:
         return matrix.shape[0] ** 0.5 * jnp.sum(_lengths(matrix, 0))
 
-    def descent(self, gradient: Any) -> Any:
-        matrix = single_matrix(gradient)
-        return like(gradient, _normalised(matrix, 0, float(matrix.shape[0])))
-
-    def check(self, state: State) -> None:
-        single_matrix(moving(state), "OneToRMSNorm")
-
-    @property
-    def is_smooth(self) -> bool:
-        return False
-
-    @property
-    def is_inner_product(self) -> bool:
-        return False
+    def descent_of(self, matrix: Array) -> Array:
+        return _normalised(matrix, 0, float(matrix.shape[0]))
 
 
-class RMSToMaxNorm(AbstractNorm):
+class RMSToMaxNorm(AbstractMatrixNorm):
     r"""$\|V\|_{\mathrm{RMS}\to\infty} = \sqrt n\,\max_i \|r_i\|_2$ over the rows of a matrix with $n$ columns: how
     much the largest output can change; for the last layer of a classifier.
 
@@ -140,34 +91,17 @@ class RMSToMaxNorm(AbstractNorm):
     **Source:** Bernstein, Newhouse, *Old optimizer, new norm* (2024).
     """
 
-    def norm(self, tangent: Any) -> Scalar:
-        matrix = single_matrix(tangent)
+    def of(self, matrix: Array) -> Scalar:
         return matrix.shape[1] ** 0.5 * jnp.max(_lengths(matrix, 1))
 
-    def norm_squared(self, tangent: Any) -> Scalar:
-        return self.norm(tangent) ** 2
-
-    def dual_norm(self, gradient: Any) -> Scalar:
-        matrix = single_matrix(gradient)
+    def dual_of(self, matrix: Array) -> Scalar:
         return jnp.sum(_lengths(matrix, 1)) / matrix.shape[1] ** 0.5
 
-    def descent(self, gradient: Any) -> Any:
-        matrix = single_matrix(gradient)
-        return like(gradient, _normalised(matrix, 1, 1 / matrix.shape[1]))
-
-    def check(self, state: State) -> None:
-        single_matrix(moving(state), "RMSToMaxNorm")
-
-    @property
-    def is_smooth(self) -> bool:
-        return False
-
-    @property
-    def is_inner_product(self) -> bool:
-        return False
+    def descent_of(self, matrix: Array) -> Array:
+        return _normalised(matrix, 1, 1 / matrix.shape[1])
 
 
-class RMSToRMSNorm(AbstractNorm):
+class RMSToRMSNorm(AbstractMatrixNorm):
     r"""$\|V\|_{\mathrm{RMS}\to\mathrm{RMS}} = \sqrt{n/m}\,\max_i s_i$ of a matrix of shape $(m, n)$: the norm of a
     dense layer whose inputs and outputs have entries of size one, the same at every width.
 
@@ -180,32 +114,15 @@ class RMSToRMSNorm(AbstractNorm):
 
     polar: AbstractPolar = PolarBySVD()
 
-    def norm(self, tangent: Any) -> Scalar:
-        matrix = single_matrix(tangent)
+    def of(self, matrix: Array) -> Scalar:
         return self.polar.largest(matrix) / _stretch(matrix)
 
-    def norm_squared(self, tangent: Any) -> Scalar:
-        return self.norm(tangent) ** 2
-
-    def dual_norm(self, gradient: Any) -> Scalar:
-        matrix = single_matrix(gradient)
+    def dual_of(self, matrix: Array) -> Scalar:
         return _stretch(matrix) * self.polar.sum(matrix)
 
-    def descent(self, gradient: Any) -> Any:
-        matrix = single_matrix(gradient)
+    def descent_of(self, matrix: Array) -> Array:
         factor = self.polar.factor(matrix)
-        return like(gradient, -(_stretch(matrix) ** 2) * jnp.sum(matrix * factor) * factor)
-
-    def check(self, state: State) -> None:
-        single_matrix(moving(state), "RMSToRMSNorm")
-
-    @property
-    def is_smooth(self) -> bool:
-        return False
-
-    @property
-    def is_inner_product(self) -> bool:
-        return False
+        return -(_stretch(matrix) ** 2) * jnp.sum(matrix * factor) * factor
 
 
 def _stretch(matrix: Array) -> float:

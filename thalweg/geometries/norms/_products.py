@@ -14,7 +14,8 @@ A larger weight makes a part slower. Products nest.
 each leaf: `jax.tree.map(lambda leaf: tw.SpectralNorm() if leaf.ndim == 2 else tw.MaxNorm(), params)`.
 """
 
-from typing import Any
+import abc
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -27,7 +28,49 @@ from thalweg.geometries.norms._base import AbstractNorm, dual_and_lmo, safe_sqrt
 from thalweg.states import moving
 
 
-class MaxProduct(AbstractNorm):
+class AbstractProduct(AbstractNorm):
+    """A norm for each part of a pytree, and how the numbers are joined."""
+
+    norms: eqx.AbstractVar[PyTree]
+    weights: eqx.AbstractVar[PyTree]
+
+    # Whether the squares of the parts are added: then it is as smooth as its parts, and an inner product if they are.
+    adds_squares: ClassVar[bool] = False
+
+    def __check_init__(self) -> None:
+        _check(self)
+
+    @abc.abstractmethod
+    def joined(self, norms: Array) -> Scalar:
+        """The norm, from the weighted norms of the parts."""
+
+    @abc.abstractmethod
+    def joined_duals(self, norms: Array) -> Scalar:
+        """The dual norm, from those of the parts."""
+
+    def norm(self, tangent: Any) -> Scalar:
+        return self.joined(jnp.stack([w * norm.norm(part) for norm, w, part in _parts(self, tangent)]))
+
+    def dual_norm(self, gradient: Any) -> Scalar:
+        return self.joined_duals(jnp.stack([norm.dual_norm(part) / w for norm, w, part in _parts(self, gradient)]))
+
+    def check(self, state: State) -> None:
+        _check_parts(self, state)
+
+    @property
+    def is_smooth(self) -> bool:
+        return self._is_like_parts and all(norm.is_smooth for norm in _norms(self))
+
+    @property
+    def is_inner_product(self) -> bool:
+        return self._is_like_parts and all(norm.is_inner_product for norm in _norms(self))
+
+    @property
+    def _is_like_parts(self) -> bool:
+        return self.adds_squares or len(_norms(self)) == 1
+
+
+class MaxProduct(AbstractProduct):
     r"""$\|v\| = \max_i w_i\|v_i\|_i$ over the parts of a pytree: every part takes the steepest step of its own norm,
     all of the same length. With spectral norms this is Muon, with maximum norms sign descent.
 
@@ -42,36 +85,22 @@ class MaxProduct(AbstractNorm):
     norms: PyTree
     weights: PyTree = 1.0
 
-    def __check_init__(self) -> None:
-        _check(self)
+    def joined(self, norms: Array) -> Scalar:
+        return jnp.max(norms)
 
-    def norm(self, tangent: Any) -> Scalar:
-        return jnp.max(jnp.stack([w * norm.norm(part) for norm, w, part in _parts(self, tangent)]))
+    def joined_duals(self, norms: Array) -> Scalar:
+        return jnp.sum(norms)
 
     def norm_squared(self, tangent: Any) -> Scalar:
         return self.norm(tangent) ** 2
-
-    def dual_norm(self, gradient: Any) -> Scalar:
-        return jnp.sum(jnp.stack([norm.dual_norm(part) / w for norm, w, part in _parts(self, gradient)]))
 
     def descent(self, gradient: Any) -> Any:
         duals, oracles = _duals_and_oracles(self, gradient)
         total = jnp.sum(duals)
         return _joined(self, gradient, [_tree.scale_by(oracle, total) for oracle in oracles])
 
-    def check(self, state: State) -> None:
-        _check_parts(self, state)
 
-    @property
-    def is_smooth(self) -> bool:
-        return len(_norms(self)) == 1 and _norms(self)[0].is_smooth
-
-    @property
-    def is_inner_product(self) -> bool:
-        return len(_norms(self)) == 1 and _norms(self)[0].is_inner_product
-
-
-class SumProduct(AbstractNorm):
+class SumProduct(AbstractProduct):
     r"""$\|v\| = \sum_i w_i\|v_i\|_i$ over the parts of a pytree: only the part with the largest dual norm moves, the
     first of them where several are equal (block Gauss–Southwell).
 
@@ -85,36 +114,22 @@ class SumProduct(AbstractNorm):
     norms: PyTree
     weights: PyTree = 1.0
 
-    def __check_init__(self) -> None:
-        _check(self)
+    def joined(self, norms: Array) -> Scalar:
+        return jnp.sum(norms)
 
-    def norm(self, tangent: Any) -> Scalar:
-        return jnp.sum(jnp.stack([w * norm.norm(part) for norm, w, part in _parts(self, tangent)]))
+    def joined_duals(self, norms: Array) -> Scalar:
+        return jnp.max(norms)
 
     def norm_squared(self, tangent: Any) -> Scalar:
         return self.norm(tangent) ** 2
-
-    def dual_norm(self, gradient: Any) -> Scalar:
-        return jnp.max(jnp.stack([norm.dual_norm(part) / w for norm, w, part in _parts(self, gradient)]))
 
     def descent(self, gradient: Any) -> Any:
         duals, oracles = _duals_and_oracles(self, gradient)
         chosen = jnp.where(jnp.arange(duals.size) == jnp.argmax(duals), duals, 0)
         return _joined(self, gradient, [_tree.scale_by(o, chosen[i]) for i, o in enumerate(oracles)])
 
-    def check(self, state: State) -> None:
-        _check_parts(self, state)
 
-    @property
-    def is_smooth(self) -> bool:
-        return len(_norms(self)) == 1 and _norms(self)[0].is_smooth
-
-    @property
-    def is_inner_product(self) -> bool:
-        return len(_norms(self)) == 1 and _norms(self)[0].is_inner_product
-
-
-class EuclideanProduct(AbstractNorm):
+class EuclideanProduct(AbstractProduct):
     r"""$\|v\|^2 = \sum_i w_i^2\|v_i\|_i^2$ over the parts of a pytree: every part takes the descent of its own norm,
     with a step size divided by $w_i^2$. An inner product where all parts have one.
 
@@ -126,32 +141,20 @@ class EuclideanProduct(AbstractNorm):
     norms: PyTree
     weights: PyTree = 1.0
 
-    def __check_init__(self) -> None:
-        _check(self)
+    adds_squares = True
 
-    def norm(self, tangent: Any) -> Scalar:
-        return _root_of_squares([w * norm.norm(part) for norm, w, part in _parts(self, tangent)])
+    def joined(self, norms: Array) -> Scalar:
+        return safe_sqrt(jnp.sum(norms**2))
+
+    def joined_duals(self, norms: Array) -> Scalar:
+        return safe_sqrt(jnp.sum(norms**2))
 
     def norm_squared(self, tangent: Any) -> Scalar:
         return jnp.sum(jnp.stack([w**2 * norm.norm_squared(part) for norm, w, part in _parts(self, tangent)]))
 
-    def dual_norm(self, gradient: Any) -> Scalar:
-        return _root_of_squares([norm.dual_norm(part) / w for norm, w, part in _parts(self, gradient)])
-
     def descent(self, gradient: Any) -> Any:
         moved = [_tree.scale_by(norm.descent(part), w**-2) for norm, w, part in _parts(self, gradient)]
         return _joined(self, gradient, moved)
-
-    def check(self, state: State) -> None:
-        _check_parts(self, state)
-
-    @property
-    def is_smooth(self) -> bool:
-        return all(norm.is_smooth for norm in _norms(self))
-
-    @property
-    def is_inner_product(self) -> bool:
-        return all(norm.is_inner_product for norm in _norms(self))
 
 
 def _is_norm(node: Any) -> bool:
@@ -185,10 +188,6 @@ def _duals_and_oracles(product: Any, gradient: Any) -> tuple[Array, list[Any]]:
     """The dual norm and the oracle of each part, in its weighted norm."""
     pairs = [(w, *dual_and_lmo(norm, part)) for norm, w, part in _parts(product, gradient)]
     return jnp.stack([dual / w for w, dual, _ in pairs]), [_tree.scale_by(oracle, 1 / w) for w, _, oracle in pairs]
-
-
-def _root_of_squares(values: list[Array]) -> Scalar:
-    return safe_sqrt(jnp.sum(jnp.stack(values) ** 2))
 
 
 def _check(product: Any) -> None:

@@ -19,17 +19,15 @@ from jax.scipy.linalg import cho_solve
 
 from thalweg import _tree
 from thalweg._types import Array, Scalar, ScalarLike, State
-from thalweg.geometries.norms._base import AbstractNorm, flat, is_at_least, safe_sqrt
+from thalweg.geometries.norms._base import flat, is_at_least, safe_sqrt
+from thalweg.geometries.norms._kinds import AbstractEntryNorm, AbstractInnerProduct
 from thalweg.states import moving
 
 
-class Euclidean(AbstractNorm):
+class Euclidean(AbstractInnerProduct):
     r"""$\|v\|^2 = \sum_i v_i^2$: steepest descent is $v = -\nabla F$, gradient descent. Leaves of a pytree are put
     end to end.
     """
-
-    def norm(self, tangent: Any) -> Scalar:
-        return safe_sqrt(self.norm_squared(tangent))
 
     def norm_squared(self, tangent: Any) -> Scalar:
         return _tree.dot(tangent, tangent)
@@ -43,16 +41,8 @@ class Euclidean(AbstractNorm):
     def check(self, state: State) -> None:
         del state
 
-    @property
-    def is_smooth(self) -> bool:
-        return True
 
-    @property
-    def is_inner_product(self) -> bool:
-        return True
-
-
-class Mahalanobis(AbstractNorm):
+class Mahalanobis(AbstractInnerProduct):
     r"""$\|v\|^2 = v^\top M v$: steepest descent is $v = -M^{-1}\nabla F$, preconditioned gradient descent.
 
     **Arguments:** `matrix`: $M$, shape `(n, n)`, symmetric positive definite, where the state has $n$ numbers (a
@@ -85,9 +75,6 @@ class Mahalanobis(AbstractNorm):
                 "Add a multiple of the identity, or use `tw.Euclidean()`."
             )
 
-    def norm(self, tangent: Any) -> Scalar:
-        return safe_sqrt(self.norm_squared(tangent))
-
     def norm_squared(self, tangent: Any) -> Scalar:
         v = flat(tangent)
         return v @ (self.matrix.astype(v.dtype) @ v)
@@ -110,77 +97,47 @@ class Mahalanobis(AbstractNorm):
                 f"`Mahalanobis` has a matrix of shape {self.matrix.shape} but the state has {size} numbers."
             )
 
-    @property
-    def is_smooth(self) -> bool:
-        return True
 
-    @property
-    def is_inner_product(self) -> bool:
-        return True
-
-
-class MaxNorm(AbstractNorm):
+class MaxNorm(AbstractEntryNorm):
     r"""$\|v\| = \max_i |v_i|$: steepest descent is $v = -\|\nabla F\|_1\,\operatorname{sign}\nabla F$, sign descent.
     An entry whose derivative is zero stays at rest.
     """
 
-    def norm(self, tangent: Any) -> Scalar:
-        return jnp.max(jnp.abs(flat(tangent)))
+    def of(self, entries: Array) -> Scalar:
+        return jnp.max(jnp.abs(entries))
 
-    def norm_squared(self, tangent: Any) -> Scalar:
-        return self.norm(tangent) ** 2
+    def dual_of(self, entries: Array) -> Scalar:
+        return jnp.sum(jnp.abs(entries))
 
-    def dual_norm(self, gradient: Any) -> Scalar:
-        return jnp.sum(jnp.abs(flat(gradient)))
-
-    def descent(self, gradient: Any) -> Any:
-        g, unravel = ravel_pytree(gradient)
-        return unravel(-jnp.sum(jnp.abs(g)) * jnp.sign(g))
-
-    def check(self, state: State) -> None:
-        del state
+    def descent_of(self, entries: Array) -> Array:
+        return -jnp.sum(jnp.abs(entries)) * jnp.sign(entries)
 
     @property
     def is_smooth(self) -> bool:
         return False
 
-    @property
-    def is_inner_product(self) -> bool:
-        return False
 
-
-class OneNorm(AbstractNorm):
+class OneNorm(AbstractEntryNorm):
     r"""$\|v\| = \sum_i |v_i|$: steepest descent moves the coordinate with the largest derivative only
     (Gauss–Southwell), the first of them where several are equal.
     """
 
-    def norm(self, tangent: Any) -> Scalar:
-        return jnp.sum(jnp.abs(flat(tangent)))
+    def of(self, entries: Array) -> Scalar:
+        return jnp.sum(jnp.abs(entries))
 
-    def norm_squared(self, tangent: Any) -> Scalar:
-        return self.norm(tangent) ** 2
+    def dual_of(self, entries: Array) -> Scalar:
+        return jnp.max(jnp.abs(entries))
 
-    def dual_norm(self, gradient: Any) -> Scalar:
-        return jnp.max(jnp.abs(flat(gradient)))
-
-    def descent(self, gradient: Any) -> Any:
-        g, unravel = ravel_pytree(gradient)
-        largest = jnp.argmax(jnp.abs(g))
-        return unravel(jnp.zeros_like(g).at[largest].set(-g[largest]))
-
-    def check(self, state: State) -> None:
-        del state
+    def descent_of(self, entries: Array) -> Array:
+        largest = jnp.argmax(jnp.abs(entries))
+        return jnp.zeros_like(entries).at[largest].set(-entries[largest])
 
     @property
     def is_smooth(self) -> bool:
         return False
 
-    @property
-    def is_inner_product(self) -> bool:
-        return False
 
-
-class PNorm(AbstractNorm):
+class PNorm(AbstractEntryNorm):
     r"""$\|v\| = (\sum_i |v_i|^p)^{1/p}$, $1 < p < \infty$.
 
     Steepest descent is $v_i = -\|\xi\|_{p'}^{2-p'}\,|\xi_i|^{p'-1}\operatorname{sign}\xi_i$ with $1/p + 1/p' = 1$.
@@ -193,30 +150,19 @@ class PNorm(AbstractNorm):
     def __check_init__(self) -> None:
         check_exponent(self.exponent, "PNorm", "OneNorm", "MaxNorm")
 
-    def norm(self, tangent: Any) -> Scalar:
-        return p_norm(flat(tangent), self.exponent)
+    def of(self, entries: Array) -> Scalar:
+        return p_norm(entries, self.exponent)
 
-    def norm_squared(self, tangent: Any) -> Scalar:
-        return self.norm(tangent) ** 2
+    def dual_of(self, entries: Array) -> Scalar:
+        return p_norm(entries, conjugate(self.exponent))
 
-    def dual_norm(self, gradient: Any) -> Scalar:
-        return p_norm(flat(gradient), conjugate(self.exponent))
-
-    def descent(self, gradient: Any) -> Any:
-        g, unravel = ravel_pytree(gradient)
-        return unravel(p_descent(g, self.exponent))
-
-    def check(self, state: State) -> None:
-        del state
+    def descent_of(self, entries: Array) -> Array:
+        return p_descent(entries, self.exponent)
 
     @property
     def is_smooth(self) -> bool:
         # Below 2 the curvature of |v_i|^p is infinite at zero, where every proximal step begins.
         return is_at_least(self.exponent, 2.0)
-
-    @property
-    def is_inner_product(self) -> bool:
-        return False
 
 
 def check_exponent(exponent: Any, owner: str, one: str, infinity: str) -> None:
