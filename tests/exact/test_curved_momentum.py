@@ -124,6 +124,80 @@ def test_the_heavy_ball_in_the_hyperbolic_plane_of_the_normal_family_is_that_of_
     np.testing.assert_allclose(lost, 1.5 * (kinetics[1:] + kinetics[:-1]) * 2.0 / 160, atol=2e-5)
 
 
+def test_a_gaussian_by_its_covariance_is_the_same_hyperbolic_plane_as_by_its_log_scale():
+    # Two coordinates, two discretisations of one motion: they differ by the square of the step.
+    family, target = tw.likelihoods.NormalMeanScale(), {"mean": jnp.asarray(-0.5), "log_scale": jnp.asarray(-0.2)}
+    member = tw.Parametric({"mean": jnp.asarray(1.0), "log_scale": jnp.asarray(0.3)}, family)
+    gaussian = tw.Gaussian(jnp.asarray([1.0]), jnp.exp(jnp.asarray([[0.6]])))
+    written = lambda g: {"mean": g.mean[0], "log_scale": 0.5 * jnp.log(g.covariance[0, 0])}  # noqa: E731
+    of_gaussian = tw.Functional(lambda g: family.kl(written(g), target))
+    gaps = []
+    for count in (20, 40):
+        options = (tw.FisherRao(), GAMMA, 1.0 / count, jnp.asarray(count))
+        one, totals, _, fine = travel(of_gaussian, options[0], gaussian, *options[1:])
+        other, *_ = travel(lambda s: family.kl(s.params, target), options[0], member, *options[1:])
+        assert fine
+        assert np.all(np.diff(totals[:count]) < 0)
+        gaps.append(float(jnp.abs(written(one)["log_scale"] - other.params["log_scale"])))
+    np.testing.assert_allclose(np.log2(gaps[0] / gaps[1]), 2, atol=0.1)
+    assert gaps[1] < 2e-3
+
+
+def test_a_gaussian_with_inertia_in_a_harmonic_potential_is_a_cloud_of_heavy_balls():
+    # Every particle is one: x(t) = s(t) x₀, so that m = s m₀ and Σ = s² Σ₀. Geodesics are exact, as far as s > 0.
+    start = tw.Gaussian(jnp.asarray([1.0, -0.5]), jnp.asarray([[0.9, 0.3], [0.3, 0.6]]))
+    energy, time, rate = tw.PotentialEnergy(lambda x: 0.5 * jnp.sum(x**2)), 1.5, 1.0 - 1.5**2 / 4
+    swing = np.exp(-0.75 * time) * (np.cos(rate**0.5 * time) + 0.75 / rate**0.5 * np.sin(rate**0.5 * time))
+    error = lambda g: np.max(np.abs(g.covariance - swing**2 * start.covariance))  # noqa: E731
+    found, totals, _ = errors_of(energy, tw.Wasserstein(), start, GAMMA, time, (20, 40, 80), error)
+    np.testing.assert_allclose(orders(found), 2, atol=0.1)
+    assert found[-1] < 1e-4
+    assert np.all(np.diff(totals) < 0)
+    # Nothing holds the particles apart: where they meet, the motion ends by name.
+    path = tw.flow(
+        energy,
+        start,
+        geometry=tw.Wasserstein(),
+        scheme=tw.Momentum(0.1, tw.ConstantDamping(0.1)),
+        num_steps=40,
+        throw=False,
+    )
+    assert path.result == tw.RESULTS.inner_solver_failed
+    assert np.all(np.linalg.eigvalsh(np.asarray(path.final.state.covariance)) > 0)
+
+
+def test_a_density_with_inertia_goes_along_great_circles_of_its_root():
+    # In ψ = √q on its sphere: ψ̈ + γψ̇ = −(¼∂F/∂ψ along the sphere) − |ψ̇|²ψ/|ψ|².
+    grid = tw.Grid(0.0, 1.0, 4)
+    start = tw.GridDensity.normalised(jnp.asarray([1.0, 2.0, 1.5, 0.5]), grid)
+    goal, volume = jnp.asarray([0.4, 0.8, 1.6, 1.2]), grid.cell_volume
+    kl = lambda q: jnp.sum(q * jnp.log(q / goal)) * volume  # noqa: E731
+
+    def motion(time, point, args):
+        psi, speed = point
+        # ‖v‖² is four times the square of ψ̇.
+        slope = jax.grad(lambda psi: kl(psi**2))(psi) / volume / 4
+        along = slope - jnp.sum(slope * psi) * volume * psi
+        return speed, -jnp.sum(speed**2) * volume * psi - along - 1.5 * speed
+
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(motion),
+        diffrax.Dopri5(),
+        0.0,
+        1.5,
+        1e-3,
+        (jnp.sqrt(start.values), jnp.zeros(4)),
+        stepsize_controller=diffrax.PIDController(rtol=1e-11, atol=1e-11),
+    )
+    there = solution.ys[0][-1] ** 2
+    energy = tw.Functional(lambda state: kl(state.values))
+    error = lambda state: np.max(np.abs(state.values - there))  # noqa: E731
+    found, totals, _ = errors_of(energy, tw.FisherRao(), start, GAMMA, 1.5, (20, 40, 80), error)
+    np.testing.assert_allclose(orders(found), 2, atol=0.1)
+    assert found[-1] < 1e-4
+    assert np.all(np.diff(totals) < 0)
+
+
 def test_a_tensor_that_does_not_change_makes_the_same_path_as_its_norm():
     matrix = jnp.asarray([[2.0, 0.3, 0.0], [0.3, 1.0, 0.2], [0.0, 0.2, 0.5]])
     start, energy = jnp.asarray([1.0, -0.6, 0.3]), lambda x: jnp.sum(jnp.log(jnp.cosh(2 * x)))

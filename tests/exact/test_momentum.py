@@ -220,16 +220,16 @@ def test_a_wrong_number_is_named(make, complaint):
         make()
 
 
-GAUSSIAN = tw.Gaussian(jnp.zeros(1), jnp.eye(1))
+GRID = tw.Grid(-1.0, 1.0, 4)
 
 
 @pytest.mark.parametrize(
     ("energy", "state", "geometry", "instead"),
     [
-        (tw.PotentialEnergy(lambda x: jnp.sum(x**2)), GAUSSIAN, tw.FisherRao(), "`tw.Riemannian`"),
+        (tw.Entropy(), tw.GridDensity.normalised(jnp.ones(4), GRID), tw.Wasserstein(), "`tw.Riemannian`"),
         (quadratic, jnp.asarray([0.5, 0.3, 0.2]), tw.Bregman(tw.SimplexEntropy()), "`scheme=tw.MirrorMomentum"),
     ],
-    ids=["no straight lines", "a mirror"],
+    ids=["no geodesics", "a mirror"],
 )
 def test_where_there_are_no_geodesics_momentum_says_what_to_do(energy, state, geometry, instead):
     why = tw.why_unsupported(energy, state, geometry=geometry, scheme=tw.Momentum(0.1))

@@ -45,9 +45,10 @@ class AbstractMetric(eqx.Module):
     `moving(state)`, zero at the state, that solvers may minimise over; `checked_descent(cotangent)`, where steepest
     descent may not exist or not be found: the direction and its `Accuracy`.
 
-    Two marks for motion with inertia, both for metrics whose `move` is straight in the coordinates of the state:
-    `is_constant`, the norm is the same at every point; `is_riemannian`, it is an inner product that changes with the
-    point, as a differentiable function of it.
+    For motion with inertia, at most one of: `is_constant`, the norm is the same at every point and `move` is straight;
+    `is_riemannian`, it is an inner product that changes with the point, and both are differentiable in the coordinates
+    of the state; `free_motion(momentum, duration)`, geodesics in closed form: the point and the momentum after a time
+    (cotangents, as their regular parts), and whether the geodesic reaches that far.
     """
 
     state: eqx.AbstractVar[State]
@@ -61,6 +62,7 @@ class AbstractMetric(eqx.Module):
     checked_descent: ClassVar[Callable[..., Any] | None] = None
     is_constant: ClassVar[bool] = False
     is_riemannian: ClassVar[bool] = False
+    free_motion: ClassVar[Callable[..., Any] | None] = None
 
     def describe(self) -> dict[str, str]:
         """The choices that the metric made automatically, by name, for `path.stats`."""

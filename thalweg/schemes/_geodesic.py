@@ -17,7 +17,7 @@ about $h\,|v|\,|\partial G|/|G|$, and factors the matrix once for all its rounds
 **Source:** Marsden, West, *Discrete mechanics and variational integrators*, Acta Numerica 10 (2001), section 2.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -34,13 +34,14 @@ _MAX_ROUNDS = 100
 
 
 class Drift(NamedTuple):
-    """Where free motion ends, with which momentum, the mean velocity on the way, the rounds that the solution took and
-    whether it was found.
+    """Where free motion ends, with which momentum, the mean velocity on the way, the square of the speed where it
+    began, the rounds that its solution took and whether it was found.
     """
 
     state: State
     momentum: PyTree
     velocity: Velocity
+    speed_squared: Scalar
     num_rounds: Count
     converged: Flag
 
@@ -50,29 +51,36 @@ def drift(geometry: AbstractGeometry, state: State, momentum: PyTree, duration: 
     minus the $p$ above.
     """
     metric = geometry.at(state)
-    weights = quadrature_weights(state)
-    invert = lambda regular: metric.steepest_descent(Cotangent(regular, weights))  # noqa: E731
-    if metric.is_constant:
-        velocity = invert(momentum)
-        moved = metric.move(velocity, duration)
-        return Drift(moved, momentum, velocity, jnp.asarray(0, jnp.int32), jnp.asarray(True))
+    if metric.is_riemannian:
+        return _along_geodesic(geometry, state, momentum, duration)
+    velocity = metric.steepest_descent(Cotangent(momentum, quadrature_weights(state)))
+    square, none = metric.norm_squared(velocity), jnp.asarray(0, jnp.int32)
+    if metric.free_motion is None:
+        return Drift(metric.move(velocity, duration), momentum, velocity, square, none, jnp.asarray(True))
+    moved, momentum, found = metric.free_motion(momentum, duration)
+    difference = _tree.multiply_add(moving(moved), -1.0, moving(state))
+    return Drift(moved, momentum, Velocity(_tree.scale_by(difference, 1 / duration)), square, none, found)
 
+
+class _Round(NamedTuple):
+    tangent: PyTree
+    change: Scalar
+    earlier: Scalar
+    count: Count
+
+
+def _along_geodesic(geometry: AbstractGeometry, state: State, momentum: PyTree, duration: Scalar) -> Drift:
+    metric, weights, free = geometry.at(state), quadrature_weights(state), moving(state)
     # Linear in the momentum: what does not depend on it, the factors of the matrix, is made once, outside the loop.
-    start, solve = jax.linearize(lambda regular: invert(regular).tangent, momentum)
-    free = moving(state)
+    start, solve = jax.linearize(lambda p: metric.steepest_descent(Cotangent(p, weights)).tangent, momentum)
 
     def kinetic(point: PyTree, tangent: PyTree) -> Scalar:
         return 0.5 * geometry.at(eqx.combine(point, state)).norm_squared(Velocity(tangent))
 
     def halves(tangent: PyTree) -> tuple[PyTree, PyTree]:
         """$h/4\\,\\partial_x(v^\\top Gv)$ and $Gv$ at the middle, as cotangents."""
-        middle = _tree.multiply_add(free, duration / 2, tangent)
-        force, image = jax.grad(kinetic, argnums=(0, 1))(middle, tangent)
+        force, image = jax.grad(kinetic, argnums=(0, 1))(_tree.multiply_add(free, duration / 2, tangent), tangent)
         return _tree.scale_by(force, duration / 2), image
-
-    def residual(tangent: PyTree) -> PyTree:
-        force, image = halves(tangent)
-        return jax.tree.map(lambda p, f, g: p - f + g, momentum, force, image)
 
     def length(cotangent: PyTree, direction: PyTree) -> Scalar:
         """That of a direction in the metric at the start, where it is the steepest of a cotangent."""
@@ -80,22 +88,20 @@ def drift(geometry: AbstractGeometry, state: State, momentum: PyTree, duration: 
 
     eps, size = jnp.finfo(_tree.dtype_of(state)).eps, length(momentum, start)
 
-    def unfinished(carry: tuple[Any, ...]) -> Flag:
-        _, change, earlier, count = carry
-        return (count < _MAX_ROUNDS) & (change > 4 * eps * size) & ((change < 0.9 * earlier) | (count < 3))
+    def unfinished(here: _Round) -> Flag:
+        shrinks = (here.change < 0.9 * here.earlier) | (here.count < 3)
+        return (here.count < _MAX_ROUNDS) & (here.change > 4 * eps * size) & shrinks
 
-    def improve(carry: tuple[Any, ...]) -> tuple[Any, ...]:
-        tangent, change, _, count = carry
-        left = residual(tangent)
+    def improve(here: _Round) -> _Round:
+        left = jax.tree.map(lambda p, f, g: p - f + g, momentum, *halves(here.tangent))
         added = solve(left)
-        tangent = _tree.multiply_add(tangent, 1.0, added)
-        return tangent, length(left, added), change, count + 1
+        return _Round(_tree.multiply_add(here.tangent, 1.0, added), length(left, added), here.change, here.count + 1)
 
     unknown = jnp.asarray(jnp.inf, _tree.dtype_of(state))
-    first = (start, unknown, unknown, jnp.asarray(0, jnp.int32))
-    tangent, change, _, count = jax.lax.while_loop(unfinished, improve, first)
-    force, _ = halves(tangent)
+    end = jax.lax.while_loop(unfinished, improve, _Round(start, unknown, unknown, jnp.asarray(0, jnp.int32)))
+    force, _ = halves(end.tangent)
     momentum = jax.tree.map(lambda p, f: p - 2 * f, momentum, force)
-    moved = _tree.multiply_add(state, duration, tangent)
+    moved = _tree.multiply_add(state, duration, end.tangent)
     # What stagnates is rounding times the condition of the matrix; more than this is a step too long to be solved for.
-    return Drift(moved, momentum, Velocity(tangent), count, change <= eps ** (2 / 3) * size)
+    converged = end.change <= eps ** (2 / 3) * size
+    return Drift(moved, momentum, Velocity(end.tangent), size**2, end.count, converged)

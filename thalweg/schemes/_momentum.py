@@ -63,9 +63,10 @@ class Momentum(AbstractInertial):
     learning rate is elsewhere.
 
     For norms (vectors, pytrees, functions), particles in the Wasserstein geometry, and metrics that change with the
-    point: [`thalweg.Riemannian`][], [`thalweg.Hessian`][] and [`thalweg.FisherRao`][] of a parametric family. In these
-    a step solves for a geodesic, `path.measurements["geodesic_rounds"]` says in how many rounds; a step too long for
-    that ends the run as `RESULTS.inner_solver_failed`.
+    point: [`thalweg.Riemannian`][], [`thalweg.Hessian`][], [`thalweg.FisherRao`][], Gaussians in the Wasserstein
+    geometry. There a step follows a geodesic, in closed form (the densities) or solved for, in
+    `path.measurements["geodesic_rounds"]` rounds; a step too long for that ends the run as
+    `RESULTS.inner_solver_failed`.
 
     **Arguments:** `step_size`: $\alpha > 0$, in units of time; `damping`: $\gamma$, [`thalweg.NesterovDamping`][] or
     [`thalweg.ConstantDamping`][]; `restart`: `None`, [`thalweg.GradientRestart`][] or [`thalweg.SpeedRestart`][].
@@ -124,9 +125,9 @@ class Momentum(AbstractInertial):
             stats["restarts"] = restarts = restarts + due.astype(restarts.dtype)
         memory = MomentumMemory(momentum, cotangent.regular, age, num_steps, kinetic, restarts)
         stats["kinetic"] = kinetic
-        if not metric.is_constant:
+        if metric.is_riemannian:
             stats["geodesic_rounds"] = motion.num_rounds
-        distance = alpha**2 * metric.norm_squared(velocity)
+        distance = alpha**2 * motion.speed_squared.astype(alpha.dtype)
         result = RESULTS.where(motion.converged, result, RESULTS.inner_solver_failed)
         result = RESULTS.where(jnp.isfinite(value), result, RESULTS.non_finite)
         return moved, memory, StepInfo(alpha, distance, dissipated, result, stats)
@@ -137,7 +138,7 @@ class Momentum(AbstractInertial):
 
     def why_not(self, geometry: AbstractGeometry, state: State) -> str | None:
         metric = geometry.at(state)
-        if metric.is_constant or metric.is_riemannian:
+        if metric.is_constant or metric.is_riemannian or metric.free_motion is not None:
             return None
         name, kind = type(geometry).__name__, type(state).__name__
         if isinstance(metric, BregmanMetric):
@@ -153,10 +154,9 @@ class Momentum(AbstractInertial):
                 "Use `tw.FisherRao(damping=...)`, or `scheme=tw.Explicit(step_size)`, which leaves that at rest."
             )
         return (
-            f"`Momentum` needs straight lines or geodesics in the coordinates of the state; `{name}` at `{kind}` has "
-            "neither.\n"
-            "Use a norm, `tw.Riemannian`, `tw.Hessian`, `tw.FisherRao` of a `Parametric` state, particles in "
-            "`tw.Wasserstein()`,\nor `tw.Explicit(step_size, transform=optax.trace(0.9))`."
+            f"`Momentum` needs the geodesics of its metric; those of `{name}` at `{kind}` are not there.\n"
+            "Use a norm, `tw.Riemannian`, `tw.Hessian`, `tw.FisherRao`, or particles or a Gaussian in "
+            "`tw.Wasserstein()`;\nor `tw.Explicit(step_size, transform=optax.trace(0.9))`."
         )
 
     def describe(self) -> dict[str, str]:

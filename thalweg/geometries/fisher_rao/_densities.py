@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from thalweg._errors import UnsupportedCombination
 from thalweg._first_variation import Cotangent, Velocity
-from thalweg._types import Array, Scalar, ScalarLike
+from thalweg._types import Array, Flag, Scalar, ScalarLike
 from thalweg.geometries._base import AbstractMetric
 from thalweg.geometries.fisher_rao._geometry import FisherRao, metric_at
 from thalweg.states import Gaussian, GridDensity
@@ -24,6 +24,7 @@ class GaussianFisherMetric(AbstractMetric):
     state: Gaussian
 
     distance_kind = "local"
+    is_riemannian = True
 
     def steepest_descent(self, cotangent: Cotangent) -> Velocity:
         covariance, gradient = self.state.covariance, cotangent.regular.covariance
@@ -85,6 +86,25 @@ class GridFisherMetric(AbstractMetric):
         grown = self.state.values * jnp.exp(exponent - jnp.max(exponent))
         mass = jnp.sum(grown) * self.state.grid.cell_volume
         return eqx.tree_at(lambda s: s.values, self.state, grown * (self.state.mass / mass))
+
+    def free_motion(self, momentum: GridDensity, duration: ScalarLike) -> tuple[GridDensity, GridDensity, Flag]:
+        r"""A great circle: $\sqrt q$ turns at the rate $\omega = \tfrac12\|v\|$ on its sphere, to $\sqrt q\,(\cos\omega
+        t + \tfrac12 r\,t\operatorname{sinc}\omega t)$ with the relative rate $r = v/q$; as far as it stays positive.
+        """
+        values, mass = self.state.values, self.state.mass
+        mean = jnp.sum(momentum.values * values) * self.state.grid.cell_volume / mass
+        rate = mean - momentum.values
+        squared = 0.25 * jnp.sum(values * rate**2) * self.state.grid.cell_volume / mass
+        turning = jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0)
+        angle = turning * duration
+        # sin(ωt)/ω, also at rest.
+        reach = duration * jnp.sinc(angle / jnp.pi)
+        factor = jnp.cos(angle) + 0.5 * rate * reach
+        after = rate * jnp.cos(angle) - 2 * squared * reach
+        positive = factor > 0
+        moved = eqx.tree_at(lambda s: s.values, self.state, values * factor**2)
+        slower = eqx.tree_at(lambda s: s.values, momentum, -after / jnp.where(positive, factor, 1))
+        return moved, slower, jnp.all(positive)
 
     def distance_squared(self, other: GridDensity) -> Scalar:
         r"""The squared spherical Hellinger distance, $4\arccos^2\int\sqrt{q q'}$."""

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from thalweg._first_variation import Cotangent, Velocity
-from thalweg._types import Array, Scalar, ScalarLike
+from thalweg._types import Array, Flag, Scalar, ScalarLike
 from thalweg.geometries._base import AbstractMetric
 from thalweg.geometries.wasserstein._geometry import Wasserstein, metric_at
 from thalweg.states import Gaussian
@@ -39,6 +39,18 @@ class GaussianMetric(AbstractMetric):
 
     def move(self, velocity: Velocity, scale: ScalarLike) -> Gaussian:
         return self._affine(scale * velocity.tangent.mean, scale * velocity.field)
+
+    def free_motion(self, momentum: Gaussian, duration: ScalarLike) -> tuple[Gaussian, Gaussian, Flag]:
+        r"""Every particle goes straight on, $x \mapsto x + t\,u(x)$, and $A$ becomes $A(I + tA)^{-1}$; as far as no two
+        particles meet.
+        """
+        matrix = -(momentum.covariance + momentum.covariance.T)
+        moved = self._affine(-duration * momentum.mean, duration * matrix)
+        rates, axes = jnp.linalg.eigh(matrix)
+        stretches = 1 + duration * rates
+        apart = jnp.all(stretches > 0)
+        after = (axes * (rates / jnp.where(stretches > 0, stretches, 1))[None]) @ axes.T
+        return moved, eqx.tree_at(lambda s: s.covariance, momentum, -0.5 * after), apart
 
     def distance_squared(self, other: Gaussian) -> Scalar:
         return gaussian_distance_squared(self.state, other)
