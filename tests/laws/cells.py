@@ -289,8 +289,13 @@ VARIANTS = {
     "learnt scale": [("vector", "euclidean")],
     "krylov": [("pytree", "euclidean")],
     "gauss newton": [("regression", "fisher-rao")],
-    "momentum": [("vector", "p norm"), ("vector", "riemannian"), ("weighted particles", "wasserstein")],
-    "heavy ball": [("matrix", "p norm"), ("normal mean scale", "fisher-rao"), ("curve", "l2")],
+    "momentum": [
+        ("vector", "p norm"),
+        ("vector", "riemannian"),
+        ("weighted particles", "wasserstein"),
+        ("gaussian", "wasserstein"),
+    ],
+    "heavy ball": [("matrix", "p norm"), ("normal mean scale", "fisher-rao"), ("curve", "l2"), ("line", "fisher-rao")],
     "mirror momentum": [("probabilities", "bregman")],
     "explicit with a transform": [("vector", "euclidean")],
     # On smooth energies they are the explicit step and Newton's; `tests/exact/test_proximable.py` has the rest.
