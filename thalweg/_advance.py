@@ -67,6 +67,19 @@ def advance(
     final_time: Scalar | None,
 ) -> tuple[FlowState, Any]:
     """The flow one step on, or unchanged if the step failed, and what became of it."""
+    new, result = attempt(energy, geometry, scheme, flow_state, key, final_time)
+    return _tree.where(result == RESULTS.successful, new, flow_state), result
+
+
+def attempt(
+    energy: AbstractEnergy,
+    geometry: AbstractGeometry,
+    scheme: AbstractScheme,
+    flow_state: FlowState,
+    key: PRNGKey | None,
+    final_time: Scalar | None,
+) -> tuple[FlowState, Any]:
+    """The flow after one step, whatever became of it, and what did."""
     time, old = flow_state.time, flow_state
     step_key = None if key is None else jax.random.fold_in(key, old.num_steps)
     energy_key = None if step_key is None else jax.random.fold_in(step_key, 1)
@@ -95,7 +108,7 @@ def advance(
         old.dissipated + info.dissipated.astype(time.dtype),
         info.stats,
     )
-    return _tree.where(result == RESULTS.successful, new, old), result
+    return new, result
 
 
 def _step(scheme: AbstractScheme, *args: Any) -> Any:

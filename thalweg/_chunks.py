@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from thalweg import _compiled
-from thalweg._advance import advance, initial_memory
+from thalweg import _compiled, _tree
+from thalweg._advance import attempt, initial_memory
 from thalweg._measure import Snapshot, record
-from thalweg._packing import Packing
+from thalweg._packing import Packing, packing_of
 from thalweg._path import FlowState
 from thalweg._result import RESULTS
 from thalweg._types import PRNGKey
@@ -93,7 +93,7 @@ def run_traced(problem: Problem, blank: FlowState, num_steps: int) -> tuple[Flow
     every = dataclasses.replace(problem, save_every=np.asarray(num_steps, np.int32), buffer_size=2)
     chunk = _chunk(every, blank, *chunk_arguments(problem, blank, num_steps, True)[2:])
     # The end is behind the start whether it is due, at the last of all steps, or not.
-    saves = _unpack(problem.packing.unpack([room[:2] for room in chunk.buffers]))
+    saves = _unpack(jax.vmap(problem.packing.unpack)([room[:2] for room in chunk.buffers]))
     static = eqx.filter(blank, eqx.is_array, inverse=True)
     return eqx.combine(chunk.arrays, static), chunk.result, saves
 
@@ -143,20 +143,22 @@ def _chunk(problem: Problem, flow_state: FlowState, begins: Any, num_steps: Any)
         memory = initial_memory(*choices, flow_state.state, problem.key)
         return eqx.filter(eqx.tree_at(lambda s: s.memory, flow_state, memory, is_leaf=_is_none), eqx.is_array)
 
-    arrays = jax.lax.cond(begins, begun, lambda: arrays)
+    # In a few rows while the steps are taken: see `Packing`.
+    layout = packing_of(arrays)
+    rows = layout.pack(jax.lax.cond(begins, begun, lambda: arrays))
     # One place more than there are saves, for the record of the last state.
     buffers = problem.packing.blank(problem.buffer_size + 1)
-    began_cut = _cut_short(problem, arrays.time)
+    began_cut = _cut_short(problem, layout.unpack(rows).time)
 
     def body(carry: _Carry) -> _Carry:
-        here = eqx.combine(carry.arrays, static)
+        def step() -> tuple[list[Any], Any]:
+            here = eqx.combine(layout.unpack(carry.rows), static)
+            moved, result = attempt(*choices, here, problem.key, problem.final_time)
+            new = layout.pack(eqx.filter(moved, eqx.is_array))
+            return _tree.where(result == RESULTS.successful, new, carry.rows), result
 
-        def step() -> tuple[Any, Any]:
-            moved, result = advance(*choices, here, problem.key, problem.final_time)
-            return eqx.filter(moved, eqx.is_array), result
-
-        arrays, result = jax.lax.cond(carry.begins, lambda: (carry.arrays, RESULTS.successful), step)
-        moved = eqx.combine(arrays, static)
+        rows, result = jax.lax.cond(carry.begins, lambda: (carry.rows, RESULTS.successful), step)
+        moved = eqx.combine(layout.unpack(rows), static)
         good = result == RESULTS.successful
         # Saves on schedule only: one at the end of the run would not be there in a longer run.
         due = good & (moved.num_steps % problem.save_every == 0)
@@ -173,12 +175,12 @@ def _chunk(problem: Problem, flow_state: FlowState, begins: Any, num_steps: Any)
             return problem.packing.put(buffers, carry.num_saves, entry_of(problem, moved))
 
         buffers = jax.lax.cond(due | ~going, write, lambda b: b, carry.buffers)
-        return _Carry(arrays, result, buffers, num_saves, taken, jnp.asarray(False), going, due)
+        return _Carry(rows, result, buffers, num_saves, taken, jnp.asarray(False), going, due)
 
     zero, yes = jnp.asarray(0, jnp.int32), jnp.asarray(True)
-    carry = _Carry(arrays, RESULTS.successful, buffers, zero, zero, jnp.asarray(begins), yes, yes)
+    carry = _Carry(rows, RESULTS.successful, buffers, zero, zero, jnp.asarray(begins), yes, yes)
     carry = jax.lax.while_loop(lambda carry: carry.going, body, carry)
-    end, buffers = carry.arrays, carry.buffers
+    end, buffers = layout.unpack(carry.rows), carry.buffers
     last = carry.num_saves - carry.is_due.astype(jnp.int32)
     energy = problem.packing.look_at(buffers, last, _energy_of)
     facts = Facts(
@@ -194,7 +196,7 @@ def _chunk(problem: Problem, flow_state: FlowState, begins: Any, num_steps: Any)
 
 
 class _Carry(NamedTuple):
-    arrays: Any
+    rows: list[Any]
     result: Any
     buffers: Any
     num_saves: Any

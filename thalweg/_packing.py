@@ -36,14 +36,28 @@ class Packing(NamedTuple):
         """Room for so many records: an array with a leading axis for each row."""
         return [jnp.zeros((count, *shape), dtype) for shape, dtype in self.rows]
 
-    def put(self, rooms: list[Any], index: Any, record: Any) -> list[Any]:
-        """The rooms with one record written at `index`."""
+    def pack(self, record: Any) -> list[Any]:
+        """The rows of one record; traced."""
         parts: list[list[Any]] = [[] for _ in self.rows]
         for leaf, place in zip(jax.tree.leaves(record), self.places, strict=True):
-            leaf = jnp.asarray(leaf).astype(self.rows[place.row][1])
+            leaf = jnp.asarray(leaf, self.rows[place.row][1])
             parts[place.row].append(leaf if place.start is None else jnp.ravel(leaf))
-        rows = [part[0] if len(part) == 1 else jnp.concatenate(part) for part in parts]
-        return [room.at[index].set(row) for room, row in zip(rooms, rows, strict=True)]
+        return [part[0] if len(part) == 1 else jnp.concatenate(part) for part in parts]
+
+    def unpack(self, rows: list[Any]) -> Any:
+        """The record of these rows; traced."""
+
+        def leaf_at(place: Place) -> Any:
+            row = rows[place.row]
+            if place.start is None:
+                return row
+            return row[place.start : place.start + _size(place.shape)].reshape(place.shape)
+
+        return jax.tree.unflatten(self.structure, [leaf_at(place) for place in self.places])
+
+    def put(self, rooms: list[Any], index: Any, record: Any) -> list[Any]:
+        """The rooms with one record written at `index`; traced."""
+        return [room.at[index].set(row) for room, row in zip(rooms, self.pack(record), strict=True)]
 
     def take(self, rooms: list[Any], start: int, end: int) -> Any:
         """The records from `start` to `end` as a tree of NumPy arrays with a leading axis, which hold on to no room."""
@@ -54,17 +68,6 @@ class Packing(NamedTuple):
             if place.start is not None:
                 row = row[:, place.start : place.start + _size(place.shape)].reshape(end - start, *place.shape)
             return row.copy()
-
-        return jax.tree.unflatten(self.structure, [leaf_at(place) for place in self.places])
-
-    def unpack(self, rooms: list[Any]) -> Any:
-        """All records as a tree, a leading axis first; traced."""
-
-        def leaf_at(place: Place) -> Any:
-            row = rooms[place.row]
-            if place.start is None:
-                return row
-            return row[:, place.start : place.start + _size(place.shape)].reshape(row.shape[0], *place.shape)
 
         return jax.tree.unflatten(self.structure, [leaf_at(place) for place in self.places])
 
@@ -89,7 +92,7 @@ def packing_of(shapes: Any) -> Packing:
     shared: dict[Any, int] = {}
     for leaf in leaves:
         size, dtype = _size(leaf.shape), leaf.dtype
-        if size > _SMALL:
+        if size > _SMALL or jnp.issubdtype(dtype, jax.dtypes.extended):
             places.append(Place(len(rows), None, leaf.shape))
             rows.append((leaf.shape, dtype))
             continue
