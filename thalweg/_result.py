@@ -22,14 +22,15 @@ class RESULTS(eqx.Enumeration):
     )
     flat_point = (
         "The flow reached a point where the quadratic model promises nothing more, but does not tell whether it is a "
-        "minimum: the smallest curvature is zero to rounding, or is not that of the energy a little further away."
+        "minimum: the smallest curvature is zero to rounding, is not known well enough, or is not that of the energy "
+        "a little further away."
     )
     escaping = (
-        "The energy flattens while the state moves away: ahead it never rises again as far as numbers reach. "
-        "Its infimum seems to lie at infinity, and there is no minimum here."
+        "The energy flattens while the state moves away: ahead it never rises again, as far as it was followed along a "
+        "line. Its infimum seems to lie at infinity, and there is no minimum here."
     )
     unbounded = (
-        "The energy falls without bound as far as numbers reach, so it has no minimum. "
+        "The energy falls without bound, as far as it was followed along a line: it has no minimum. "
         "Check its sign, or add what should hold the state (`lower`, `upper`, `plus`, a penalty)."
     )
     corner = (

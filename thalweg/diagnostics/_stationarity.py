@@ -21,7 +21,7 @@ from thalweg.energies import AbstractEnergy, as_energy
 from thalweg.states import moving, quadrature_weights
 
 # Up to here all eigenvalues are found; beyond, the smallest is estimated from Hessian-vector products.
-_LARGEST_DENSE = 1000
+LARGEST_DENSE = 1000
 _LANCZOS_STEPS = 80
 
 
@@ -89,18 +89,15 @@ def _stationary_point(energy: AbstractEnergy, state: State, geometry: Any) -> St
         norm = jnp.sqrt(jnp.sum(gradient**2 / _flat_weights(state, flat)))
     else:
         norm = jnp.sqrt(metric.norm_squared(metric.steepest_descent(first_variation(energy, state))))
-    if flat.size <= _LARGEST_DENSE:
+    if flat.size <= LARGEST_DENSE:
         smallest, direction, sign = curvature_of(jax.hessian(value)(flat), gram, _flat_weights(state, flat))
     else:
-        smallest, direction, sign = _by_lanczos(lambda v: jax.jvp(jax.grad(value), (flat,), (v,))[1], flat)
-    return StationaryPoint(
-        smallest, unravel(direction), norm, sign > 0, sign < 0, sign == 0, flat.size > _LARGEST_DENSE
-    )
+        smallest, _, direction, sign = lowest_by_lanczos(lambda v: jax.jvp(jax.grad(value), (flat,), (v,))[1], flat)
+    return StationaryPoint(smallest, unravel(direction), norm, sign > 0, sign < 0, sign == 0, flat.size > LARGEST_DENSE)
 
 
 def curvature_of(hessian: Array, gram: Array | None, weights: Array) -> tuple[Scalar, Array, Scalar]:
     """The smallest generalised eigenvalue, its eigenvector, and its sign: 0 where it is zero to rounding."""
-    size = hessian.shape[0]
     hessian = 0.5 * (hessian + hessian.T)
     if gram is None:
         root = jnp.sqrt(weights)
@@ -113,21 +110,31 @@ def curvature_of(hessian: Array, gram: Array | None, weights: Array) -> tuple[Sc
         values, vectors = jnp.linalg.eigh(0.5 * (whole + whole.T))
         smallest = values[0]
         direction = jax.scipy.linalg.solve_triangular(factor, vectors[:, 0], lower=True, trans=1)
-    least = jnp.linalg.eigvalsh(_equilibrated(hessian))[0]
-    zero = 100 * size * jnp.finfo(hessian.dtype).eps
+    scale = equilibrating_root(hessian)
+    least = jnp.linalg.eigvalsh(hessian / scale[:, None] / scale[None])[0]
+    zero = negligible_curvature(hessian.shape[0], float(jnp.finfo(hessian.dtype).eps))
     sign = jnp.where(jnp.abs(least) <= zero, 0, jnp.sign(least))
     return smallest, direction, sign
 
 
-def _equilibrated(matrix: Array) -> Array:
-    """The matrix with rows and columns scaled so that the largest entry of each is about one (Ruiz, 2001)."""
+def equilibrating_root(matrix: Any, xp: Any = jnp) -> Any:
+    """r such that the largest entry of each row of $H_{ij}/(r_i r_j)$ is about one (Ruiz, 2001), by JAX or NumPy."""
 
-    def once(_: Any, scaled: Array) -> Array:
-        largest = jnp.max(jnp.abs(scaled), axis=1)
-        root = jnp.sqrt(jnp.where(largest > 0, largest, 1))
-        return scaled / root[:, None] / root[None]
+    def once(_: Any, root: Any) -> Any:
+        largest = xp.max(xp.abs(matrix) / root[:, None] / root[None], axis=1)
+        return xp.where(largest > 0, root * xp.sqrt(largest), root)
 
-    return jax.lax.fori_loop(0, 8, once, matrix)
+    root = xp.ones_like(matrix[0])
+    if xp is jnp:
+        return jax.lax.fori_loop(0, 8, once, root)
+    for step in range(8):
+        root = once(step, root)
+    return root
+
+
+def negligible_curvature(size: int, eps: float) -> float:
+    """What is zero to rounding, for the eigenvalues of a matrix with rows of size one and as many unknowns."""
+    return 100 * size * eps
 
 
 def _flat_weights(state: State, like: Array) -> Array:
@@ -135,8 +142,10 @@ def _flat_weights(state: State, like: Array) -> Array:
     return ravel_pytree(weights)[0].astype(like.dtype)
 
 
-def _by_lanczos(product: Callable[[Array], Array], like: Array) -> tuple[Scalar, Array, Scalar]:
-    """The smallest Ritz value after some steps with full orthogonalisation: an upper bound of the eigenvalue."""
+def lowest_by_lanczos(product: Callable[[Array], Array], like: Array) -> tuple[Scalar, Scalar, Array, Scalar]:
+    """The smallest Ritz value after some steps with full orthogonalisation, which is an upper bound of the eigenvalue;
+    the largest in size; the vector of the smallest, and its sign.
+    """
     size, steps = like.shape[0], _LANCZOS_STEPS
 
     def step(k: Any, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
@@ -146,17 +155,22 @@ def _by_lanczos(product: Callable[[Array], Array], like: Array) -> tuple[Scalar,
         for _ in range(2):  # once is not enough
             image = image - basis.T @ (basis @ image)
         size_left = jnp.linalg.norm(image)
-        basis = basis.at[k + 1].set(image / jnp.where(size_left > 0, size_left, 1))
-        return basis, diagonal, beside.at[k].set(size_left)
+        # The space may be exhausted before all steps are taken: then all there is to know is known.
+        goes_on = size_left > 1e2 * jnp.finfo(like.dtype).eps * (jnp.max(jnp.abs(diagonal)) + jnp.max(beside))
+        basis = basis.at[k + 1].set(jnp.where(goes_on, image / jnp.where(goes_on, size_left, 1), 0))
+        return basis, diagonal, beside.at[k].set(jnp.where(goes_on, size_left, 0))
 
     start = jax.random.normal(jax.random.key(0), (size,), like.dtype)
     basis = jnp.zeros((steps + 1, size), like.dtype).at[0].set(start / jnp.linalg.norm(start))
     zeros = jnp.zeros((steps,), like.dtype)
     basis, diagonal, beside = jax.lax.fori_loop(0, steps, step, (basis, zeros, zeros))
+    # Steps after the space was exhausted stand for nothing: they must not be the smallest.
+    most = 2 * (jnp.max(jnp.abs(diagonal)) + jnp.max(beside))
+    diagonal = jnp.where(jnp.any(basis[:-1] != 0, axis=1), diagonal, most)
     values, vectors = jnp.linalg.eigh(jnp.diag(diagonal) + jnp.diag(beside[:-1], 1) + jnp.diag(beside[:-1], -1))
     # A Ritz value is an upper bound: one below zero proves a direction of descent, one above proves nothing until it
     # has converged, which its residual tells.
     zero = 1e3 * jnp.finfo(like.dtype).eps * jnp.max(jnp.abs(values))
     residual = beside[-1] * jnp.abs(vectors[-1, 0])
     sign = jnp.where(values[0] < -zero, -1, jnp.where(values[0] - residual > zero, 1, 0)).astype(like.dtype)
-    return values[0], basis[:-1].T @ vectors[:, 0], sign
+    return values[0], jnp.max(jnp.abs(values)), basis[:-1].T @ vectors[:, 0], sign

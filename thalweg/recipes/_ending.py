@@ -1,33 +1,159 @@
-"""What kind of point a minimisation ended at."""
+"""What kind of point a minimisation ended at, and why it ended where it found none."""
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from thalweg import _tree
 from thalweg._path import Path
-from thalweg._result import RESULTS
-from thalweg.diagnostics import stationary_point
-from thalweg.energies import as_energy
-from thalweg.schemes import Krylov
+from thalweg._result import RESULTS, is_member
+from thalweg._types import Array
+from thalweg.diagnostics import far_away, is_held, slope_jumps, surroundings
+from thalweg.energies import AbstractEnergy, as_energy
+from thalweg.schemes import DenseSpectrum, SecondOrder
+from thalweg.states import moving
+
+# Coordinates up to so many are asked one by one for a corner.
+_FEW = 16
+# A last decrement below this part of the tolerance, where the one before was above it: faster than any linear
+# convergence with a changing curvature, whose decrements fall by a factor of 16 at most.
+_SUPERLINEAR = 1e-2
+# Ratio of curvatures, and of the units of the coordinates, down to which they are told by the last step alone.
+_PLAIN = 1e-3, 1e-4
+# An energy that has fallen by so much more than its size at the start has no bound that could be known.
+_DEEP = 1e20
 
 
-def ended(path: Path, energy: Callable[..., Any]) -> Path:
-    """The path with its result made precise, where it ended at a stationary point: which kind of point that is."""
-    if not bool(path.result == RESULTS.stopped):
-        return path
+class Ending(NamedTuple):
+    """The result, a member of `RESULTS`, and where the point is no minimum a step away from it, in flat coordinates."""
+
+    result: Any
+    step: Array | None = None
+
+
+def ended(path: Path, energy: Callable[..., Any], *, tolerance: float | None = None) -> Path:
+    """The path with its result made precise: which kind of point it ended at, or why there is none.
+
+    **Arguments:** `path`: of [`thalweg.LinearlyImplicit`][] with `stop=tw.ModelDecrease(tolerance)` and
+    `tw.LearntDiagonal()`; `energy`; `tolerance`: as given (`None`: the rounding unit).
+    """
+    return dataclasses.replace(path, result=ending_of(path, energy, tolerance).result)
+
+
+def ending_of(path: Path, energy: Callable[..., Any], tolerance: float | None = None) -> Ending:
+    """How a path ended."""
+    if _tree.is_traced(path.final.num_steps):
+        return Ending(_traced(path, as_energy(energy)))
+    if is_member(path.result, RESULTS.stopped):
+        if _clearly_a_minimum(path, tolerance):
+            return Ending(RESULTS.minimum)
+        return _at_rest(path, as_energy(energy))
+    if any(
+        is_member(path.result, result)
+        for result in (RESULTS.successful, RESULTS.step_size_underflow, RESULTS.non_finite)
+    ):
+        otherwise = RESULTS.out_of_steps if is_member(path.result, RESULTS.successful) else path.result
+        return Ending(_restless(path, as_energy(energy), otherwise))
+    return Ending(path.result)
+
+
+def _traced(path: Path, energy: AbstractEnergy) -> Any:
+    """The result as far as it can be told while JAX traces, which is without following a line to its end."""
+    sign, held = is_held(energy, path.final.state, path.energies[0])
+    kind = RESULTS.where(sign < 0, RESULTS.saddle_point, RESULTS.flat_point)
+    kind = RESULTS.where((sign > 0) & held, RESULTS.minimum, kind)
+    result = RESULTS.where(path.result == RESULTS.stopped, kind, path.result)
+    return RESULTS.where(result == RESULTS.successful, RESULTS.out_of_steps, result)
+
+
+def _clearly_a_minimum(path: Path, tolerance: float | None) -> bool:
+    """Whether the last step had the whole spectrum in its hands, all of it positive and of one size, and the decrement
+    fell as it does only where the curvature has settled. Costs nothing, and is true for most small problems.
+    """
     stats = path.final.stats
-    lowest, largest = float(stats["lowest_curvature"]), float(stats["largest_curvature"])
-    size = sum(leaf.size for leaf in jax.tree.leaves(path.final.state))
-    certain = 1e3 * size * float(jnp.finfo(_tree.dtype_of(path.final.state)).eps) * largest
-    if path.stats["solver"] != Krylov.__name__ and lowest > certain:
-        # The last step had the whole spectrum in its hands.
-        result = RESULTS.minimum
-    else:
-        kind = stationary_point(as_energy(energy), path.final.state)
-        result = RESULTS.where(kind.is_saddle, RESULTS.saddle_point, RESULTS.flat_point)
-        result = RESULTS.where(kind.is_minimum, RESULTS.minimum, result)
-    return dataclasses.replace(path, result=result)
+    chosen = dict(path.stats_items)
+    if chosen.get("solver") != DenseSpectrum.__name__ or chosen.get("curvature") != SecondOrder.__name__:
+        return False
+    if tolerance is None:
+        tolerance = float(np.finfo(_tree.dtype_of(path.final.state)).eps)
+    diagonal = np.asarray(path.final.memory.diagonal)
+    return bool(
+        int(path.final.num_steps) > 1
+        and not stats["has_stalled"]
+        and float(stats["relative_decrement"]) <= _SUPERLINEAR * tolerance
+        and float(stats["lowest_curvature"]) > _PLAIN[0] * float(stats["largest_curvature"])
+        and np.min(diagonal) >= _PLAIN[1] * np.max(diagonal)
+    )
+
+
+def _at_rest(path: Path, energy: AbstractEnergy) -> Ending:
+    """The kind of a point where the model promises nothing more."""
+    state = path.final.state
+    found = surroundings(energy, state, float(path.energies[0]))
+    step = jnp.asarray(found.step)
+    if not found.is_finite:
+        return Ending(_restless(path, energy, otherwise=RESULTS.non_finite))
+    if found.sign < 0 or found.falls:
+        return Ending(RESULTS.saddle_point, step)
+    if found.recedes:
+        far = far_away(energy, state, step, _size(path))
+        kind = RESULTS.escaping if far.never_rises else RESULTS.flat_point
+        return Ending(RESULTS.unbounded if far.without_bound else kind)
+    # On a line, F that turns on both sides has a minimum between, whatever its curvature.
+    if found.sign > 0 and (found.is_quadratic or (step.size == 1 and found.is_enclosed)):
+        return Ending(RESULTS.minimum)
+    return Ending(RESULTS.flat_point)
+
+
+def _restless(path: Path, energy: AbstractEnergy, otherwise: Any) -> Any:
+    """Why a path that did not come to rest did not."""
+    size, value = _size(path), float(path.energies[-1])
+    if value < -size * _DEEP and _near_the_end_of_numbers(path, value, otherwise):
+        return RESULTS.unbounded
+    escapes = False
+    for step in _ways(path) if np.isfinite(value) else ():
+        far = far_away(energy, path.final.state, jnp.asarray(step), size)
+        if far.without_bound:
+            return RESULTS.unbounded
+        escapes = escapes or far.never_rises
+    if escapes:
+        return RESULTS.escaping
+    return RESULTS.corner if _at_corner(path, energy) else otherwise
+
+
+def _near_the_end_of_numbers(path: Path, value: float, otherwise: Any) -> bool:
+    """Whether the energy, or where it is a pole its slope and curvature, are about to overflow."""
+    largest = float(np.finfo(_tree.dtype_of(path.final.state)).max)
+    return value < -(largest**0.9) or is_member(otherwise, RESULTS.non_finite)
+
+
+def _at_corner(path: Path, energy: AbstractEnergy) -> bool:
+    end, start = (_flat_at(path, index) for index in (-1, 0))
+    span = float(np.linalg.norm(end - start))
+    if not span > 0:
+        return False
+    # A kink is crossed by almost every line; of many coordinates a few lines are tried.
+    lines = np.eye(end.size) if end.size <= _FEW else np.random.default_rng(0).normal(size=(2, end.size))
+    lines = np.concatenate([lines, (end - start)[None]])
+    lines = lines / np.linalg.norm(lines, axis=1, keepdims=True)
+    return slope_jumps(energy, path.final.state, jnp.asarray(lines, end.dtype), span)
+
+
+def _ways(path: Path) -> list[np.ndarray]:
+    """The ways a path went: its last step, and all of it."""
+    end = _flat_at(path, -1)
+    return [end - _flat_at(path, -2), end - _flat_at(path, 0)] if len(path) > 1 else []
+
+
+def _flat_at(path: Path, index: int) -> np.ndarray:
+    return np.asarray(ravel_pytree(moving(path.state_at(index)))[0])
+
+
+def _size(path: Path) -> float:
+    """The size of the energy where the flow began: of its value, or of its first decrease."""
+    first = np.asarray(path.energies[:2], np.float64)
+    return float(max(abs(first[0]), abs(first[-1] - first[0])))

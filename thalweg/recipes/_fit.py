@@ -14,6 +14,7 @@ from thalweg._types import PyTree
 from thalweg.energies import HalfDeviance
 from thalweg.geometries import FisherRao
 from thalweg.likelihoods import AbstractFamily, Normal, Regression
+from thalweg.recipes._ending import ended
 from thalweg.schemes import GaussNewton, LearntDiagonal, LinearlyImplicit
 from thalweg.states import Parametric
 
@@ -46,9 +47,11 @@ def fit(
     parameters, every hundredth of `num_steps` beyond).
 
     **Returns:** a [`thalweg.Path`][] whose energies are the misfit, half the deviance ([`thalweg.HalfDeviance`][]);
-    `path.final.state.params` has the user's structure. `path.result` is `tw.RESULTS.stopped` where the tolerance was
-    reached (a stationary point of the misfit: [`thalweg.stationary_point`][] tells which kind), `successful` where
-    `num_steps` were taken before that.
+    `path.final.state.params` has the user's structure. `path.result` says what was reached: `tw.RESULTS.minimum`,
+    `saddle_point` or `flat_point` by the second derivatives of the misfit (with more parameters than data, or others
+    that the data do not fix, a perfect fit is a `flat_point`: it is one of many); `escaping` where the parameters run
+    to infinity, as those of a logistic regression on separable classes do; `out_of_steps` where `num_steps` were taken
+    before the tolerance was reached; `corner`, `step_size_underflow` or `non_finite` where no step helps.
 
     **Raises:** `ValueError` if an observation does not fit the likelihood.
 
@@ -62,8 +65,9 @@ def fit(
         save_every = max(1, num_steps // (1000 if few else 100))
     if tolerance is None:
         tolerance = 1e-8 * float(jnp.finfo(_tree.dtype_of(params)).eps)
-    return flow(
-        HalfDeviance(outputs),
+    energy = HalfDeviance(outputs)
+    path = flow(
+        energy,
         state,
         geometry=FisherRao(),
         scheme=LinearlyImplicit(curvature=GaussNewton(), scale=LearntDiagonal()),
@@ -72,3 +76,4 @@ def fit(
         stop=ModelDecrease(tolerance),
         throw=False,
     )
+    return ended(path, energy, tolerance=tolerance)

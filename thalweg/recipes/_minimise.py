@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from thalweg import _tree
+from thalweg._flow import flow
 from thalweg._launch import launch
 from thalweg._measure import ModelDecrease
 from thalweg._path import Path
@@ -13,7 +14,7 @@ from thalweg._types import PyTree
 from thalweg.energies import AbstractEnergy, Box
 from thalweg.geometries import Euclidean
 from thalweg.recipes._composite import minimise_composite
-from thalweg.recipes._ending import ended
+from thalweg.recipes._leaving import settled
 from thalweg.schemes import LearntDiagonal, LinearlyImplicit
 
 
@@ -44,10 +45,12 @@ def minimise(
     with bounds or `plus` it is that of [`thalweg.ResidualBelow`][]); `num_steps`: the most steps taken.
 
     **Returns:** a [`thalweg.Path`][]; `path.final.state` is the point, and `path.result` says what it is:
-    `tw.RESULTS.minimum`, `saddle_point` or `flat_point` by the smallest curvature (for a convex function a minimum is
-    *the* minimum, else one of perhaps many; [`thalweg.stationary_point`][] tells more); or why there is none:
-    `successful` when `num_steps` were taken before the tolerance was reached, `step_size_underflow` or `non_finite`
-    where no step helps.
+    `tw.RESULTS.minimum` (for a convex function *the* minimum, else one of perhaps many), or `flat_point`, where the
+    curvature does not decide; [`thalweg.stationary_point`][] tells more. A saddle is left to the side on which f falls,
+    and `path.stats["saddles_left"]` counts how many were; only where f falls to no side is it the end (`saddle_point`).
+    Or why there is no such point: `unbounded` and `escaping` (an infimum at infinity), `corner`, `out_of_steps` when
+    `num_steps` were taken before the tolerance was reached, `step_size_underflow` or `non_finite` where no step helps.
+    Inside `jax.jit` and `jax.vmap` no saddle is left, and `escaping` and `corner` are not told from `flat_point`.
 
     **Source:** Su (2023), the section on the penalised view; Conn, Gould, Toint, *Trust-Region Methods* (2000).
     """
@@ -70,4 +73,8 @@ def minimise(
             "stop": ModelDecrease(tolerance),
         }
 
-    return ended(launch((minimise, tolerance, num_steps), fn, x0, choices), fn)
+    def flow_on(state: PyTree, steps: int) -> Path:
+        return flow(fn, state, **{**choices(), "num_steps": steps}, throw=False)
+
+    path = launch((minimise, tolerance, num_steps), fn, x0, choices)
+    return settled(path, fn, flow_on, num_steps, tolerance)
