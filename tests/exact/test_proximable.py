@@ -133,6 +133,119 @@ def test_the_projection_onto_the_simplex_is_the_known_one_and_takes_rows_and_tre
     np.testing.assert_allclose(jnp.sum(big), 1.0, rtol=1e-14)
 
 
+def on_a_hyperplane_by_sorting(x, step, normal, offset, weight, lower, upper):
+    """argmin Σ(yᵢ − xᵢ)²/2αᵢ + wᵢ|yᵢ| in bounds with Σaᵢyᵢ = b: all corners of the multiplier are sorted, and where the
+    sum passes b it is a straight line. In extended precision.
+    """
+    x, step, normal, weight, lower, upper = (
+        np.broadcast_to(np.asarray(v, np.longdouble), x.shape) for v in (x, step, normal, weight, lower, upper)
+    )
+
+    def point(multiplier):
+        z = x - multiplier * step * normal
+        return np.clip(np.sign(z) * np.maximum(np.abs(z) - step * weight, 0), lower, upper)
+
+    ends = [b + step * weight * np.sign(b) for b in (lower, upper)] + [step * weight, -step * weight]
+    moves = normal != 0
+    corners = np.concatenate([((x - end)[moves] / (step * normal)[moves]) for end in ends])
+    corners = np.sort(corners[np.isfinite(corners)])
+    corners = np.concatenate([[corners[0] - 1], corners, [corners[-1] + 1]])
+    sums = np.asarray([np.sum(normal * point(corner)) for corner in corners])
+    k = np.clip(np.searchsorted(-sums, -offset, side="right"), 1, len(sums) - 1)
+    fall = sums[k - 1] - sums[k]
+    share = (sums[k - 1] - offset) / fall if fall > 0 else 0
+    return point(corners[k - 1] + share * (corners[k] - corners[k - 1])).astype(float)
+
+
+@eqx.filter_jit
+def _on_a_hyperplane(energy, x, step, metric):
+    return kinks_of(energy, x).prox(x, step, metric)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e5])
+def test_bounds_and_weights_on_a_hyperplane_agree_with_sorting_all_corners(scale):
+    draw = np.random.default_rng(11)
+    for _ in range(60):
+        x, metric = draw.normal(size=6) * scale, np.exp(draw.normal(size=6))
+        normal = draw.normal(size=6) * (draw.random(6) < 0.8)
+        normal[0] = 1.0
+        weight = draw.uniform(0, 2, 6) * (draw.random(6) < 0.5)
+        lower = np.where(draw.random(6) < 0.3, -np.inf, -draw.uniform(0, 1, 6) * (draw.random(6) < 0.7))
+        upper = np.where(draw.random(6) < 0.3, np.inf, draw.uniform(0, 1, 6))
+        offset = float(normal @ np.clip(draw.normal(size=6), lower, upper))
+        energy = tw.L1(jnp.asarray(weight)) + tw.Box(jnp.asarray(lower), jnp.asarray(upper))
+        energy = energy + tw.Hyperplane(offset, jnp.asarray(normal))
+        found = np.asarray(_on_a_hyperplane(energy, jnp.asarray(x), 0.7, jnp.asarray(metric)))
+        expected = on_a_hyperplane_by_sorting(x, 0.7 / metric, normal, offset, weight, lower, upper)
+        # What x is rounded to moves the point by as much.
+        np.testing.assert_allclose(found, expected, atol=1e-13 * max(scale, 1))
+        assert np.all((lower <= found) & (found <= upper))
+        # However far away x is, the constraint holds to the rounding of the point itself.
+        assert abs(normal @ found - offset) <= 4e-16 * (np.sum(np.abs(normal * found)) + abs(offset))
+
+
+def test_the_projection_onto_box_and_hyperplane_by_hand_and_its_derivative():
+    # Σy = 1 in [0, ½]³ from (0.9, 0.2, −0.4): the first is at ½, the others share the rest: 0.2 + t and 0, t = 0.3.
+    x = jnp.asarray([0.9, 0.1, -0.05])
+
+    @jax.jit
+    def by_all(x, upper, offset):
+        def prox(x, upper, offset):
+            return kinks_of(tw.Box(0.0, upper) + tw.Hyperplane(offset), x).prox(x, 3.0)
+
+        return (
+            prox(x, upper, offset),
+            *jax.jacfwd(prox, (0, 1))(x, upper, offset),
+            jax.jacrev(prox, 2)(x, upper, offset),
+        )
+
+    point, project, by_bound, by_offset = by_all(x, jnp.asarray(0.5), jnp.asarray(1.0))
+    np.testing.assert_allclose(point, [0.5, 0.325, 0.175], atol=1e-15)
+    np.testing.assert_allclose(project, [[0, 0, 0], [0, 0.5, -0.5], [0, -0.5, 0.5]], atol=1e-15)
+    # What the first gains with its bound the others lose; one more in the sum is shared by the two (backwards too).
+    np.testing.assert_allclose(by_bound, [1, -0.5, -0.5], atol=1e-15)
+    np.testing.assert_allclose(by_offset, [0, 0.5, 0.5], atol=1e-15)
+    # At a vertex the multiplier is any of an interval, and nothing is free.
+    corner = kinks_of(tw.Box(0.0, 1.0) + tw.Hyperplane(2.0), jnp.zeros(4))
+    vertex = jnp.asarray([1.0, 0.0, 1.0, 0.0])
+    project = jax.jit(jax.jacfwd(lambda v: (corner.prox(v, 1.0),) * 2, has_aux=True))
+    derivative, point = project(3 * vertex)
+    np.testing.assert_array_equal(point, vertex)
+    np.testing.assert_array_equal(derivative, np.zeros((4, 4)))
+
+
+def test_whole_groups_and_single_entries_vanish_by_two_thresholds_one_after_the_other():
+    # (3, −4, ½) less ½ each is (2.5, −3.5, 0), of length √18.5, which shrinks by 1.
+    kinks = kinks_of(tw.GroupLasso(1.0) + tw.L1(0.5), jnp.zeros(3))
+    shrink = 1 - 1 / np.sqrt(18.5)
+    np.testing.assert_allclose(kinks.prox(jnp.asarray([3.0, -4.0, 0.5]), 1.0), [2.5 * shrink, -3.5 * shrink, 0.0])
+    ball = kinks_of(tw.L2Ball(1.0) + tw.NonNegative(), jnp.zeros(3))
+    np.testing.assert_allclose(ball.prox(jnp.asarray([3.0, -4.0, 4.0]), 1.0), [0.6, 0.0, 0.8], atol=1e-15)
+
+
+def test_the_dual_of_a_support_vector_machine_ends_at_the_solution_it_was_made_for():
+    draw = np.random.default_rng(12)
+    inputs, labels = draw.normal(size=(20, 2)), np.where(np.arange(20) < 10, 1.0, -1.0)
+    kernel = np.exp(-0.5 * np.sum((inputs[:, None] - inputs[None]) ** 2, axis=-1)) + 1e-3 * np.eye(20)
+    side = np.arange(20) % 3 - 1  # at 0, free, at the cost
+    solution = np.select([side < 0, side > 0], [0.0, 2.0], draw.uniform(0.4, 1.6, 20))
+    multipliers = -side * draw.uniform(0.1, 1, 20) + 0.4 * labels
+    matrix = kernel * labels[:, None] * labels
+    path = tw.minimise(
+        Quadratic(jnp.asarray(matrix), jnp.asarray(multipliers - matrix @ solution)),
+        jnp.zeros(20),
+        lower=0.0,
+        upper=2.0,
+        plus=tw.Hyperplane(float(labels @ solution), jnp.asarray(labels)),
+    )
+    x = solved(path)
+    assert "projected" in path.stats["start"]
+    # The smallest curvature on the piece is 1e-3 or more, the residual 1e-10 of the size of the point.
+    np.testing.assert_allclose(x, solution, atol=1e-6)
+    np.testing.assert_array_equal(x[side != 0], solution[side != 0])
+    assert path.extras["stationary_point"].smallest_curvature > 1e-3
+
+
 def enumerated(matrix, vector, lower, upper):
     """The minimum of a convex quadratic in a box: every choice of active bounds, the best feasible one."""
     best, where = np.inf, None
@@ -284,12 +397,38 @@ def test_a_curved_valley_in_each_set_is_solved_as_well_as_by_scipy(constraint, s
     assert fun(x) <= peer.fun + 1e-9
 
 
-def test_what_ends_at_a_saddle_says_so_and_the_curvature_on_a_sphere_is_the_gap_of_eigenvalues():
-    # −½x² on [−1, 1]²: the first entry begins on the ridge and stays, the second ends at its bound.
+def test_a_saddle_is_left_along_a_feasible_direction_in_which_the_energy_falls(monkeypatch):
+    # −½x² on [−1, 1]²: the first entry begins on the ridge, the second ends at its bound.
     ridge = Quadratic(-jnp.eye(2), jnp.zeros(2))
-    path = minimise_composite(ridge, jnp.asarray([0.0, 0.3]), tw.Box(-1.0, 1.0))
+    start = jnp.asarray([0.0, 0.3])
+    path = minimise_composite(ridge, start, tw.Box(-1.0, 1.0))
+    np.testing.assert_array_equal(np.abs(solved(path)), [1.0, 1.0])
+    assert path.stats["saddles_left"] == 1
+    # One path: the leap is a step like the others.
+    states = np.asarray(path.states)
+    leaps = np.sum(np.diff(states, axis=0) ** 2, axis=1)
+    np.testing.assert_allclose(path.distances_squared[1:], leaps, atol=1e-15)
+    np.testing.assert_allclose(path.times[-1], np.sum(np.sqrt(leaps)), rtol=1e-12)
+    assert path.energy_balance().relative_error < 1e-12
+    # From a corner one side alone is feasible.
+    corner = minimise_composite(Quadratic(jnp.diag(jnp.asarray([-2.0, 1.0])), jnp.zeros(2)), start, tw.Box(0.0, 1.0))
+    np.testing.assert_allclose(solved(corner), [1.0, 0.0], atol=1e-12)
+    # xy with x, y ≥ 0 is least at the origin, though its curvature along (1, −1) is negative: nothing falls.
+    product = minimise_composite(
+        Quadratic(jnp.asarray([[0.0, 1.0], [1.0, 0.0]]), jnp.zeros(2)), jnp.zeros(2), tw.Box(0.0, 1.0)
+    )
+    assert product.result == tw.RESULTS.flat_point
+    assert float(product.extras["stationary_point"].smallest_curvature) < 0
+    # No more leaps than allowed, and then it is called what it is.
+    monkeypatch.setattr("thalweg.recipes._composite._MOST_LEFT", 0)
+    path = minimise_composite(ridge, start, tw.Box(-1.0, 1.0))
     assert path.result == tw.RESULTS.saddle_point
+    assert "saddles_left" not in path.stats
     np.testing.assert_allclose(path.extras["stationary_point"].smallest_curvature, -1.0, rtol=1e-12)
+    assert minimise_composite(ridge, start, tw.Box(-1.0, 1.0), num_steps=1).result == tw.RESULTS.out_of_steps
+
+
+def test_the_curvature_on_a_sphere_is_the_gap_of_eigenvalues():
     # −½xᵀAx in the unit ball: the leading eigenvector; along the sphere the curvature is λ₁ − λ₂.
     values, (basis, _) = np.asarray([3.0, 2.2, 1.0]), np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))
     leading = Quadratic(-jnp.asarray(basis * values @ basis.T), jnp.zeros(3))
@@ -426,6 +565,11 @@ def _square(x):
         (lambda: _why(_square + tw.Box(1, 2)), "does not satisfy"),
         (lambda: _why(tw.as_energy(_square) - tw.L1(1.0)), "positive factor"),
         (lambda: _why(_square + tw.L1(1.0) + _Silent()), "no joint proximal map"),
+        (lambda: _why(_square + tw.Simplex() + tw.Hyperplane(1.0)), "Solve the others for some of the entries"),
+        (lambda: _why(_square + tw.GroupLasso(1.0) + tw.Box(-1, 1)), "go L1 and NonNegative"),
+        (lambda: _why(_square + tw.L2Ball(2.0) + tw.Hyperplane(1.5)), "Keep one of"),
+        (lambda: _why(_square + tw.L2Ball(2.0, 0.3) + tw.L1(1.0)), "only around the origin"),
+        (lambda: _why(_square + tw.Box(0, 1) + tw.Hyperplane(4.0)), "No point satisfies both"),
         (lambda: _why(_square + tw.L1(1.0), geometry=tw.MaxNorm()), "Euclidean geometry"),
         (lambda: _why(_square + tw.GroupLasso(1.0, LABELS)), "one label"),
         (lambda: _why(_square + tw.L1(1.0), scheme=tw.Explicit(0.1)), "ProximalNewton"),
@@ -433,7 +577,7 @@ def _square(x):
         (lambda: _why(_square + tw.Box(0, 1), scheme=tw.Continuous(0.1)), "corners or walls"),
         (lambda: _why(tw.L1(1.0), tw.Particles(jnp.ones((2, 1))), geometry=tw.Wasserstein()), "vectors and pytrees"),
     ],
-    ids=range(11),
+    ids=range(16),
 )
 def test_what_cannot_be_put_together_is_said_before_anything_runs(why, complaint):
     assert complaint in why()

@@ -1,6 +1,7 @@
 """What can be said of a point or a path after it has been computed: which kind of stationary point was reached."""
 
 from thalweg.diagnostics._composite import ResidualBelow as ResidualBelow
+from thalweg.diagnostics._composite import downhill_on_piece as downhill_on_piece
 from thalweg.diagnostics._composite import stationary_point_on_piece as stationary_point_on_piece
 from thalweg.diagnostics._far import FarAway as FarAway
 from thalweg.diagnostics._far import far_away as far_away

@@ -15,9 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from thalweg import _tree
-from thalweg._first_variation import energy_and_first_variation
-from thalweg._types import Array, Flag, Scalar, State
+from thalweg import _compiled, _tree
+from thalweg._types import Array, Flag, PyTree, Scalar, State
 from thalweg.diagnostics._stationarity import StationaryPoint
 from thalweg.energies import AbstractEnergy, as_energy, decompose
 from thalweg.states import moving
@@ -69,24 +68,85 @@ def stationary_point_on_piece(
     **Source:** Nocedal, Wright, *Numerical Optimization* (2006), theorems 12.5 and 12.6.
     """
     energy = as_energy(energy)
-    norm = _least_norm(energy, state) if gradient_norm is None else jnp.asarray(gradient_norm)
     size = sum(leaf.size for leaf in jax.tree.leaves(moving(state)))
     if size > _LARGEST_DENSE:
-        smallest, direction, sign = _estimated(energy, state)
+        smallest, direction, sign, norm = _run(_estimated, energy, state, gradient_norm)
     else:
-        parts = _second_order(energy, state)
+        *parts, norm = _run(_second_order, energy, state, gradient_norm)
         # On the host a decomposition needs nothing compiled.
         traced = _tree.is_traced(parts[0])
-        smallest, direction, sign = _dense(*parts, jnp) if traced else _dense(*map(np.asarray, parts), np)
-    smallest, sign = jnp.asarray(smallest), jnp.asarray(sign)
-    return StationaryPoint(
-        smallest, _shaped(direction, state), norm, sign > 0, sign < 0, sign == 0, size > _LARGEST_DENSE
-    )
+        hessian, projection, step = parts if traced else map(np.asarray, parts)
+        smallest, direction, sign = _dense(hessian, projection, step, jnp if traced else np)
+    up, down, flat = (jnp.asarray(flag) for flag in (sign > 0, sign < 0, sign == 0))
+    estimated = size > _LARGEST_DENSE
+    return StationaryPoint(jnp.asarray(smallest), _shaped(direction, state), norm, up, down, flat, estimated)
 
 
-@eqx.filter_jit
-def _least_norm(energy: AbstractEnergy, state: State) -> Scalar:
-    least = energy_and_first_variation(energy, state)[1].regular
+def downhill_on_piece(energy: AbstractEnergy | Callable[..., Any], state: State, direction: PyTree) -> State | None:
+    r"""A feasible point with a smaller F, along a direction of negative curvature from a stationary point; `None` where
+    F falls to neither side by more than its rounding.
+
+    Lengths are doubled as long as F keeps falling, so that the point lies in the valley next to the state, not in
+    another one. Each is projected onto the constraints, and f is evaluated there only.
+
+    **Arguments:** `energy`: for example `f + tw.Box(0, 1)`; `state`: a stationary point; `direction`: shaped like what
+    moves in it, such as `stationary_point_on_piece(energy, state).direction`.
+    """
+    found, falls = _run(_downhill, as_energy(energy), state, direction)
+    return eqx.combine(found, state) if bool(falls) else None
+
+
+def _downhill(energy: AbstractEnergy, state: State, direction: PyTree) -> tuple[PyTree, Flag]:
+    structure = decompose(energy)
+    smooth, kinks = structure.smooth(), structure.joint_proximable(state)
+    flat, unravel = ravel_pytree(moving(state))
+    way = ravel_pytree(direction)[0]
+    eps = jnp.finfo(flat.dtype).eps
+    size = jnp.maximum(jnp.max(jnp.abs(flat)), 1)
+
+    def at(length: Scalar) -> tuple[Array, Scalar]:
+        # With a step of zero the proximal map is the nearest feasible point.
+        point = kinks.prox(unravel(flat + length * way), jnp.zeros((), flat.dtype))
+        value = smooth(eqx.combine(point, state)).astype(flat.dtype) + kinks.inside(point).astype(flat.dtype)
+        return ravel_pytree(point)[0], value
+
+    start = at(jnp.zeros((), flat.dtype))[1]
+    rounding = 16 * eps * jnp.abs(start)
+
+    def along(sign: Array) -> tuple[Array, Scalar]:
+        def longer(carry: tuple[Array, Scalar, Scalar, Flag]) -> tuple[Array, Scalar, Scalar, Flag]:
+            best, lowest, length, _ = carry
+            point, value = at(sign * length)
+            falls = value < lowest - rounding
+            # Below the rounding of F nothing is known yet, so the length grows; once F has fallen it has to go on.
+            unknown = (lowest >= start) & ~(value > start + 4 * rounding) & jnp.isfinite(value)
+            return (
+                jnp.where(falls, point, best),
+                jnp.where(falls, value, lowest),
+                2 * length,
+                (falls | unknown) & (length < size / eps),
+            )
+
+        first = jnp.sqrt(eps) * 1e-2 * size
+        carry = (flat, start, first, jnp.asarray(True))
+        return jax.lax.while_loop(lambda carry: carry[3], longer, carry)[:2]
+
+    points, values = jax.vmap(along)(jnp.asarray([1.0, -1.0], flat.dtype))
+    best = jnp.argmin(values)
+    return unravel(points[best]), values[best] < start
+
+
+def _run(fn: Callable[..., Any], energy: AbstractEnergy, state: State, *rest: Any) -> Any:
+    """The function compiled, or as it is where it is being traced already."""
+    traced = any(_tree.is_traced(leaf) for leaf in jax.tree.leaves((energy, state, rest)))
+    return fn(energy, state, *rest) if traced else _compiled.call(fn, energy, state, *rest)
+
+
+def _least_norm(energy: AbstractEnergy, state: State, gradient: Array, known: Any) -> Any:
+    if known is not None:
+        return known
+    _, unravel = ravel_pytree(moving(state))
+    least = decompose(energy).joint_proximable(state).least_subgradient(moving(state), unravel(gradient))
     return jnp.sqrt(_tree.dot(least, least))
 
 
@@ -106,9 +166,10 @@ def _short(size: Scalar, flat: Array, gradient: Array) -> Scalar:
     return jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1), linear)
 
 
-@eqx.filter_jit
-def _second_order(energy: AbstractEnergy, state: State) -> tuple[Array, Array, Scalar]:
-    """The Hessian of the smooth part, the derivative of the proximal map, and the step of that map."""
+def _second_order(energy: AbstractEnergy, state: State, norm: Any) -> tuple[Array, Array, Scalar, Any]:
+    """The Hessian of the smooth part, the derivative of the proximal map, the step of that map, and the norm of the
+    least subgradient.
+    """
     flat, slope, prox = _parts_of(energy, state)
 
     def twice(x: Array) -> tuple[Array, Array]:
@@ -118,7 +179,8 @@ def _second_order(energy: AbstractEnergy, state: State) -> tuple[Array, Array, S
     hessian, gradient = jax.jacfwd(twice, has_aux=True)(flat)
     step = _short(jnp.sqrt(jnp.sum(hessian**2)), flat, gradient)
     _, project = jax.linearize(lambda v: prox(v, step), flat - step * gradient)
-    return hessian, jax.vmap(project)(jnp.eye(flat.size, dtype=flat.dtype)), step
+    projection = jax.vmap(project)(jnp.eye(flat.size, dtype=flat.dtype))
+    return hessian, projection, step, _least_norm(energy, state, gradient, norm)
 
 
 def _dense(hessian: Any, projection: Any, step: Any, xp: Any) -> tuple[Any, Any, Any]:
@@ -168,13 +230,12 @@ def _any_direction(like: Array) -> Array:
     return jnp.asarray(np.random.default_rng(0).normal(size=like.size) / like.size**0.5, like.dtype)
 
 
-@eqx.filter_jit
-def _estimated(energy: AbstractEnergy, state: State) -> tuple[Scalar, Array, Scalar]:
+def _estimated(energy: AbstractEnergy, state: State, norm: Any) -> tuple[Scalar, Array, Scalar, Any]:
     flat, slope, prox = _parts_of(energy, state)
     gradient, product = jax.linearize(slope, flat)
     step = _short(_largest(product, flat), flat, gradient)
     _, project = jax.linearize(lambda v: prox(v, step), flat - step * gradient)
-    return _by_lanczos(product, project, step, flat)
+    return *_by_lanczos(product, project, step, flat), _least_norm(energy, state, gradient, norm)
 
 
 def _by_lanczos(

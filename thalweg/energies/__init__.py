@@ -15,6 +15,7 @@ from thalweg.energies._functional import Functional as Functional
 from thalweg.energies._hyperplane import Hyperplane as Hyperplane
 from thalweg.energies._hyperplane import Simplex as Simplex
 from thalweg.energies._interaction import InteractionEnergy as InteractionEnergy
+from thalweg.energies._joint import nearest_feasible as nearest_feasible
 from thalweg.energies._likelihood import HalfDeviance as HalfDeviance
 from thalweg.energies._likelihood import NegativeLogLikelihood as NegativeLogLikelihood
 from thalweg.energies._local import Entropy as Entropy
@@ -24,6 +25,7 @@ from thalweg.energies._local import PotentialEnergy as PotentialEnergy
 from thalweg.energies._minibatch import MiniBatch as MiniBatch
 from thalweg.energies._proximable import L1 as L1
 from thalweg.energies._proximable import AbstractProximable as AbstractProximable
+from thalweg.energies._proximable import AbstractSeparable as AbstractSeparable
 from thalweg.energies._proximable import Box as Box
 from thalweg.energies._proximable import ElasticNet as ElasticNet
 from thalweg.energies._proximable import NonNegative as NonNegative

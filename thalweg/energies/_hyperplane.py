@@ -23,7 +23,7 @@ from jax.flatten_util import ravel_pytree
 from thalweg import _tree
 from thalweg._sums import folded, sums
 from thalweg._types import Array, Flag, PyTree, Scalar, ScalarLike, State
-from thalweg.energies._parameters import check_positive, known, metric_like, numbers, spread, vector
+from thalweg.energies._parameters import check_positive, check_spread, known, metric_like, numbers, spread, vector
 from thalweg.energies._proximable import AbstractProximable, AbstractSeparable, NonNegative, Separable
 
 # Newton needs a handful; so many halvings bring a bracket to neighbouring numbers.
@@ -73,20 +73,22 @@ class Hyperplane(AbstractProximable):
         return self
 
     def check(self, state: State) -> None:
-        spread(self.normal, vector(self, state))
+        check_spread(vector(self, state), self.normal)
 
 
 class OnHyperplane(AbstractProximable):
     r"""A separable energy g on the hyperplane $\sum_i a_i x_i = b$. Made by adding the two.
 
     **Arguments:** `separable`: g; `offset`: b; `normal`: a, as for [`thalweg.Hyperplane`][]; `axis`: `None` for all
-    entries of the state put end to end, or the axis of each leaf along which every slice satisfies the constraint.
+    entries of the state put end to end, or the axis of each leaf along which every slice satisfies the constraint;
+    `never_a_vertex`: whether some entry is always free.
     """
 
     separable: AbstractSeparable
     offset: Array
     normal: PyTree
     axis: int | None = eqx.field(static=True, default=None)
+    never_a_vertex: bool = eqx.field(static=True, default=False)
 
     def __call__(self, state: State) -> Scalar:
         point = vector(self, state)
@@ -108,7 +110,7 @@ class OnHyperplane(AbstractProximable):
         direct = jax.tree.map(_directions, point, gradient, *self.separable.parts().at(point))
         slopes, *parts = (jax.tree.map(lambda _, d, i=i: d[i], point, direct) for i in range(5))
         start = _tree.scale_by(slopes, -1.0)
-        homogeneous = eqx.tree_at(lambda s: s.offset, self, jnp.zeros_like(self.offset))
+        homogeneous = OnHyperplane(self.separable, jnp.zeros_like(self.offset), self.normal, self.axis)
         ones = jax.tree.map(jnp.ones_like, point)
         return _tree.scale_by(homogeneous._solved(start, 1.0, ones, tuple(parts)), -1.0)
 
@@ -120,7 +122,7 @@ class OnHyperplane(AbstractProximable):
         if self.axis is not None and any(not -leaf.ndim <= self.axis < leaf.ndim for leaf in jax.tree.leaves(point)):
             shapes = [leaf.shape for leaf in jax.tree.leaves(point)]
             raise ValueError(f"`Simplex` with axis={self.axis} does not fit a state of shapes {shapes}.")
-        spread(self.normal, point)
+        check_spread(point, self.normal)
         self.separable.check(state)
         self._check_not_empty(point)
 
@@ -151,7 +153,7 @@ class OnHyperplane(AbstractProximable):
 
         def solve(x: Array, metric: Array, normal: Array, *parts: Array) -> Array:
             offset, here = self.offset.astype(x.dtype), Separable(*parts)
-            found = _balanced(x, metric, normal, here, offset, jnp.asarray(step, x.dtype))
+            found = _balanced(x, metric, normal, here, offset, jnp.asarray(step, x.dtype), self.never_a_vertex)
             return found if flat else _put_right(found, normal / metric, normal, here, offset)
 
         solve = solve if self.axis is None else jax.vmap(solve)
@@ -196,7 +198,8 @@ class Simplex(AbstractProximable):
 
     def on_hyperplane(self, separable: AbstractSeparable) -> OnHyperplane:
         """Together with a separable energy that holds the bound $x \\ge 0$."""
-        return OnHyperplane(separable, self.total, jnp.ones(()), self.axis)
+        # The entries sum to something positive; with no other bounds those that are positive are free.
+        return OnHyperplane(separable, self.total, jnp.ones(()), self.axis, isinstance(separable, NonNegative))
 
     def __call__(self, state: State) -> Scalar:
         return self.on_hyperplane(NonNegative())(state)
@@ -234,17 +237,24 @@ def _directions(x: Array, slope: Array, weight: Array, ridge: Array, lower: Arra
     return smooth, corner, jnp.zeros_like(x), down, up
 
 
-@jax.custom_jvp
-def _balanced(x: Array, metric: Array, normal: Array, parts: Separable, offset: Scalar, step: Scalar) -> Array:
-    """The proximal map of a separable energy on a hyperplane, for one vector."""
+@functools.partial(jax.custom_jvp, nondiff_argnums=(6,))
+def _balanced(
+    x: Array, metric: Array, normal: Array, parts: Separable, offset: Scalar, step: Scalar, never_a_vertex: bool
+) -> Array:
+    """The proximal map of a separable energy on a hyperplane, for one vector. `never_a_vertex`: at every point some
+    entry is free.
+    """
     shifted, _ = _shifted(x, metric, normal, parts, offset, step)
     return parts.prox(shifted, step / metric)
 
 
 @functools.partial(_balanced.defjvp, symbolic_zeros=True)
-def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+def _(never_a_vertex: bool, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
     x, metric, normal, parts, offset, step = primals
     shifted, multiplier = _shifted(*primals)
+    if not never_a_vertex:
+        inwards = _inwards(shifted, normal, normal / metric, step / metric, parts)
+        shifted, multiplier = shifted - inwards * normal / metric, multiplier + inwards
     point, share = parts.prox(shifted, step / metric), parts.slope(shifted, step / metric)
     across = share * normal / metric
     bend = jnp.sum(normal * across)
@@ -265,6 +275,31 @@ def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array
     return point, change - across * (missed / jnp.where(bend > 0, bend, 1))
 
 
+def _ways(shifted: Array, across: Array, corners: Array) -> Array:
+    """How far the multiplier is from where each entry meets each of its corners."""
+    return (shifted[None] - corners) / jnp.where(across == 0, 1, across)[None]
+
+
+def _inwards(shifted: Array, normal: Array, across: Array, steps: Array, parts: Separable) -> Scalar:
+    """Where all entries are held, the multiplier is one of an interval: the way from its end, where an entry that is
+    held looks free, to its middle. Else zero.
+    """
+    corners = parts.corners(steps)
+    ways = jnp.where(jnp.isfinite(corners) & (across != 0)[None], _ways(shifted, across, corners), jnp.inf)
+    sizes = jnp.where(jnp.isfinite(corners), jnp.abs(shifted)[None] + jnp.abs(corners), 0)
+    rounding = 64 * jnp.finfo(shifted.dtype).eps * sizes / jnp.where(across == 0, 1, jnp.abs(across))[None]
+    near = jnp.any(jnp.abs(ways) <= rounding, axis=0)
+    ahead = jnp.min(jnp.where(ways > rounding, ways, jnp.inf), axis=0)
+    behind = jnp.min(jnp.where(ways < -rounding, -ways, jnp.inf), axis=0)
+    pull = normal * across
+    free, ahead, behind = folded([jnp.where(near, 0, pull * parts.slope(shifted, steps))], [], [ahead, behind])
+    # A corner of an entry that is passed frees it, so half of the way to the next one is inside.
+    right, left = (jnp.where(jnp.isfinite(way), 0.5 * way, 1) for way in (ahead, behind))
+    pulls = folded([pull * parts.slope(shifted - way * across, steps) for way in (right, -left)])
+    inside = jnp.where(pulls[0] == 0, right, jnp.where(pulls[1] == 0, -left, 0))
+    return jnp.where(free == 0, inside, 0)
+
+
 def _put_right(y: Array, across: Array, normal: Array, parts: Separable, offset: Scalar) -> Array:
     """The constraint to rounding, where large weights were subtracted from the entries that are free."""
     free = (parts.lower < y) & (y < parts.upper) & ((y != 0) | (parts.weight == 0))
@@ -282,16 +317,19 @@ def _shifted(
     x, metric, normal, parts, offset, step = fixed((x, metric, normal, parts, offset, step))
     across, steps = normal / metric, step / metric
     noise = (4 + x.size**0.5) * jnp.finfo(x.dtype).eps
-    corners, safe = parts.corners(steps), jnp.where(across == 0, 1, across)
+    corners = parts.corners(steps)
+    met = jnp.isfinite(corners) & (across != 0)[None]
 
     def body(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         # τ, its bracket counted from it, |h| one step before, and the count: one array, for it compiles as one thing.
         shifted, (multiplier, low, high, before, count) = carry
         point, share = parts.prox(shifted, steps), parts.slope(shifted, steps)
-        ends = [jnp.where(across == 0, 0, (shifted - corner) / safe) for corner in corners]
+        ends = _ways(shifted, across, corners)
         products = normal * point
         total, size, bend, last, first = folded(
-            [products, jnp.abs(products), normal * across * share], [jnp.maximum(*ends)], [jnp.minimum(*ends)]
+            [products, jnp.abs(products), normal * across * share],
+            [jnp.max(jnp.where(met, ends, 0), axis=0)],
+            [jnp.min(jnp.where(met, ends, 0), axis=0)],
         )
         gap = total - offset
         low, high = jnp.where(gap > 0, 0, low), jnp.where(gap > 0, high, 0)

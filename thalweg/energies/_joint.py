@@ -3,11 +3,12 @@
 from collections.abc import Iterable
 from typing import Any
 
+import jax
 import numpy as np
 
-from thalweg import _tree
+from thalweg import _compiled, _tree
 from thalweg._errors import UnsupportedCombination
-from thalweg._types import State
+from thalweg._types import Array, State
 from thalweg.energies._coupled import GroupLasso, L2Ball, LengthAndSeparable
 from thalweg.energies._hyperplane import Hyperplane, OnHyperplane, Simplex
 from thalweg.energies._parameters import check_bounds, known
@@ -19,6 +20,16 @@ from thalweg.energies._proximable import (
     NonNegative,
     SeparableSum,
 )
+
+
+def nearest_feasible(kinks: AbstractProximable, state: State) -> tuple[Array, State]:
+    """The energy at a state, infinite where it does not satisfy the constraints, and a state that does."""
+    traced = any(_tree.is_traced(leaf) for leaf in jax.tree.leaves((kinks, state)))
+    return _nearest(kinks, state) if traced else _compiled.call(_nearest, kinks, state)
+
+
+def _nearest(kinks: AbstractProximable, state: State) -> tuple[Array, State]:
+    return kinks(state), kinks.prox(state, 1.0)
 
 
 def joint(terms: Iterable[Any], state: State) -> AbstractProximable:

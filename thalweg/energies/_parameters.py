@@ -38,6 +38,16 @@ def spread(part: PyTree, point: PyTree) -> PyTree:
     )
 
 
+def check_spread(point: PyTree, *parts: PyTree) -> None:
+    """Raise `ValueError` unless each number, array or tree can be shaped like the point; looks at shapes alone."""
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(point)]
+    for part in parts:
+        leaves = [jnp.shape(leaf) for leaf in jax.tree.leaves(part)]
+        if leaves == [()] or (len(leaves) == len(shapes) == 1 and leaves == shapes):
+            continue
+        spread(part, point)
+
+
 def metric_like(metric_diagonal: PyTree, point: PyTree) -> PyTree:
     """The diagonal of a metric, shaped like the point; ones where there is none."""
     return jax.tree.map(jnp.ones_like, point) if metric_diagonal is None else spread(metric_diagonal, point)

@@ -25,7 +25,17 @@ from thalweg import _tree
 from thalweg._sums import sums
 from thalweg._types import Array, PyTree, Scalar, ScalarLike, State
 from thalweg.energies._base import AbstractEnergy
-from thalweg.energies._parameters import check_bounds, check_weight, known, metric_like, numbers, spread, times, vector
+from thalweg.energies._parameters import (
+    check_bounds,
+    check_spread,
+    check_weight,
+    known,
+    metric_like,
+    numbers,
+    spread,
+    times,
+    vector,
+)
 
 
 class AbstractProximable(AbstractEnergy):
@@ -89,14 +99,15 @@ class Separable(eqx.Module):
         """The derivative of the proximal map, entry by entry."""
         return _entrywise_slope(x, step, self.weight, self.ridge, self.lower, self.upper)
 
-    def corners(self, step: Array) -> tuple[Array, Array]:
-        """The least and the largest number at which the proximal map has a corner."""
+    def corners(self, step: Array) -> Array:
+        """Where the proximal map has corners, in four rows; infinite where there is none."""
         cut = step * self.weight
-        ends = [
-            jnp.where(jnp.isfinite(bound), bound * (1 + step * self.ridge) + cut * jnp.sign(bound), 0)
+        none = jnp.full_like(cut, jnp.inf)
+        bounds = [
+            jnp.where(jnp.isfinite(bound), bound * (1 + step * self.ridge) + cut * jnp.sign(bound), none)
             for bound in (self.lower, self.upper)
         ]
-        return jnp.minimum(-cut, jnp.minimum(*ends)), jnp.maximum(cut, jnp.maximum(*ends))
+        return jnp.stack([*bounds, jnp.where(cut > 0, -cut, none), jnp.where(cut > 0, cut, none)])
 
 
 def _plain_entrywise(x: Array, step: Array, weight: Array, ridge: Array, lower: Array, upper: Array) -> Array:
@@ -173,7 +184,8 @@ class AbstractSeparable(AbstractProximable):
         return jax.tree.map(leaf, point, gradient, *self.parts().at(point))
 
     def check(self, state: State) -> None:
-        self.parts().at(vector(self, state))
+        parts = self.parts()
+        check_spread(vector(self, state), parts.weight, parts.ridge, parts.lower, parts.upper)
 
 
 class Box(AbstractSeparable):

@@ -1,22 +1,34 @@
 """minimise_composite(): the minimum of a function with constraints and penalties, a few lines over flow."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from thalweg import _tree
 from thalweg._check import check_state
 from thalweg._flow import flow
-from thalweg._path import Path
+from thalweg._path import Path, concatenate
 from thalweg._result import RESULTS
+from thalweg._saves import Saves
 from thalweg._types import PyTree
-from thalweg.diagnostics import ResidualBelow, stationary_point_on_piece
-from thalweg.energies import AbstractEnergy, as_energy, decompose
+from thalweg.diagnostics import ResidualBelow, StationaryPoint, downhill_on_piece, stationary_point_on_piece
+from thalweg.energies import (
+    AbstractEnergy,
+    AbstractProximable,
+    AbstractSeparable,
+    as_energy,
+    decompose,
+    nearest_feasible,
+)
 from thalweg.geometries import Euclidean
 from thalweg.schemes import ProximalNewton
+
+# Each time a saddle is left F falls, so this is no loop; it is a bound on what a strange function can cost.
+_MOST_LEFT = 10
 
 
 def minimise_composite(
@@ -28,10 +40,11 @@ def minimise_composite(
     num_steps: int = 1000,
 ) -> Path:
     r"""Minimise $f(x) + g(x)$ by proximal Newton steps, g a constraint or penalty such as `tw.Box(0, 1)`,
-    `tw.L1(0.1)` or `tw.L1(0.1) + tw.NonNegative()`.
+    `tw.L1(0.1)` or `tw.Box(0, 1) + tw.Hyperplane(0.0, labels)`.
 
     A start outside the constraints is projected onto them; `path.stats["start"]` says so. f is evaluated at points that
-    satisfy the constraints only.
+    satisfy the constraints only. A saddle is left along a feasible direction of negative curvature, up to ten times;
+    `path.stats["saddles_left"]` counts.
 
     **Arguments:** `fn`: a twice differentiable function of an array or pytree that returns a scalar; `x0`: where to
     begin; `proximable`: g; `tolerance`: stop when the relative residual (see [`thalweg.ResidualBelow`][]) is below it
@@ -39,37 +52,100 @@ def minimise_composite(
 
     **Returns:** a [`thalweg.Path`][]; `path.final.state` satisfies the constraints exactly. `path.result` says which
     kind of stationary point it is, by the smallest curvature along the active bounds and zeros, which is kept in
-    `path.extras["stationary_point"]`; or why there is none. Where f is not convex a minimum is one of perhaps many.
+    `path.extras["stationary_point"]`; or why there is none. `flat_point` is also where that curvature is negative, but
+    F falls to neither side as far as the constraints let it: active bounds without a multiplier. Where f is not convex
+    a minimum is one of perhaps many.
     """
     check_state(x0)
     energy = as_energy(fn) + proximable
-    structure = decompose(energy)
-    kinks = structure.joint_proximable(x0)
-    kinks.check(x0)
-    start, note = x0, "as given"
-    if not bool(jnp.isfinite(kinks(x0))):
-        start = kinks.prox(x0, 1.0)
-        moved = max(
-            float(np.max(np.abs(np.asarray(a) - np.asarray(b)), initial=0))
-            for a, b in zip(jax.tree.leaves(start), jax.tree.leaves(x0), strict=True)
-        )
-        note = f"projected onto the constraints: the given start did not satisfy them (largest change {moved:.3g})"
+    kinks = decompose(energy).joint_proximable(x0)
+    state, note = _feasible(kinks, x0)
     if tolerance is None:
         tolerance = 1e-10 if min(leaf.dtype.itemsize for leaf in jax.tree.leaves(x0)) >= 8 else 1e-5
-    path = flow(
-        energy,
-        start,
-        geometry=Euclidean(),
-        scheme=ProximalNewton(),
-        num_steps=num_steps,
-        save_every=max(1, num_steps // 1000),
-        stop=ResidualBelow(tolerance),
-        throw=False,
+    pieces: list[Path] = []
+    taken, kind = 0, None
+    while True:
+        path = flow(
+            energy,
+            state,
+            geometry=Euclidean(),
+            scheme=ProximalNewton(),
+            num_steps=num_steps - taken,
+            save_every=max(1, num_steps // 1000),
+            stop=ResidualBelow(tolerance),
+            throw=False,
+        )
+        taken += int(path.final.num_steps)
+        pieces.append(path)
+        if not bool(path.result == RESULTS.stopped):
+            result = RESULTS.out_of_steps if bool(path.result == RESULTS.successful) else path.result
+            break
+        # To ask for a save costs time, and compiling the least subgradient does where it is not entry by entry.
+        slope = None if isinstance(kinks, AbstractSeparable) else path.dissipation_rates[-1] ** 0.5
+        kind = stationary_point_on_piece(energy, path.final.state, gradient_norm=slope)
+        away = downhill_on_piece(energy, path.final.state, kind.direction) if bool(kind.is_saddle) else None
+        if away is None or taken >= num_steps or len(pieces) > _MOST_LEFT:
+            result = _named(kind, away is not None)
+            break
+        state, kind = away, None
+    path = _joined(pieces)
+    left = (("saddles_left", len(pieces) - 1),) if len(pieces) > 1 else ()
+    items = (*path.stats_items, ("start", note), *left)
+    extras = path.extras if kind is None else {**path.extras, "stationary_point": kind}
+    return path.but(result=result, extras=extras, stats_items=items)
+
+
+def _feasible(kinks: AbstractProximable, x0: PyTree) -> tuple[PyTree, str]:
+    """The start, projected if it has to be, and what to say of it."""
+    value, nearest = nearest_feasible(kinks, x0)
+    if bool(np.isfinite(value)):
+        return x0, "as given"
+    moved = max(
+        float(np.max(np.abs(np.asarray(a) - np.asarray(b)), initial=0))
+        for a, b in zip(jax.tree.leaves(nearest), jax.tree.leaves(x0), strict=True)
     )
-    path = dataclasses.replace(path, stats_items=(*path.stats_items, ("start", note)))
-    if not bool(path.result == RESULTS.stopped):
-        return path
-    kind = stationary_point_on_piece(energy, path.final.state)
-    result = RESULTS.where(kind.is_saddle, RESULTS.saddle_point, RESULTS.flat_point)
-    result = RESULTS.where(kind.is_minimum, RESULTS.minimum, result)
-    return dataclasses.replace(path, result=result, extras={**path.extras, "stationary_point": kind})
+    return nearest, f"projected onto the constraints: the given start did not satisfy them (largest change {moved:.3g})"
+
+
+def _named(kind: StationaryPoint, falls: bool) -> Any:
+    """The result for a stationary point, of which it is known whether F falls along its lowest direction."""
+    if bool(kind.is_minimum):
+        return RESULTS.minimum
+    return RESULTS.saddle_point if bool(kind.is_saddle) and falls else RESULTS.flat_point
+
+
+def _joined(pieces: list[Path]) -> Path:
+    """One path of several runs, each of which begins a leap away from where the last one ended: `times` is arc length,
+    and the leaps count.
+    """
+    shifted, time, steps, dissipated = [], 0.0, 0, 0.0
+    for k, path in enumerate(pieces):
+        if k:
+            before = pieces[k - 1]
+            gaps = jax.tree.map(lambda a, b: a[0] - b[-1], *(_numpy(p.states) for p in (path, before)))
+            leap = sum(float(np.sum(gap**2)) for gap in jax.tree.leaves(gaps))
+            time += float(before.final.time) + leap**0.5
+            steps += int(before.final.num_steps)
+            dissipated += float(before.final.dissipated) + float(before.energies[-1]) - float(path.energies[0])
+            path = _moved(path, time, steps, dissipated, leap)
+        shifted.append(path)
+    return concatenate(shifted)
+
+
+def _moved(path: Path, time: float, steps: int, dissipated: float, leap: float) -> Path:
+    """The path as the continuation of another one."""
+    squared = np.array(path.distances_squared)
+    squared[0] = leap
+    records = {**path.records, "distances_squared": squared, "dissipated": np.asarray(path.records["dissipated"])}
+    records["dissipated"] = records["dissipated"] + records["dissipated"].dtype.type(dissipated)
+    times = np.asarray(path.times)
+    times, records = jax.device_put((times + times.dtype.type(time), records))
+    saves = Saves(times, path.states, records, path.measurements)
+    counters = lambda f: (f.time, f.num_steps, f.dissipated)  # noqa: E731
+    sums = (a + jnp.asarray(b, a.dtype) for a, b in zip(counters(path.final), (time, steps, dissipated), strict=True))
+    final = eqx.tree_at(counters, path.final, tuple(sums))
+    return path.but(saves=saves, final=final)
+
+
+def _numpy(tree: PyTree) -> PyTree:
+    return jax.tree.map(np.asarray, _tree.floating(tree))

@@ -14,7 +14,7 @@ from thalweg import _tree
 from thalweg._errors import UnsupportedCombination
 from thalweg._result import RESULTS
 from thalweg._types import Count, Flag, PRNGKey, Scalar, State
-from thalweg.energies import AbstractEnergy, AbstractProximable, decompose
+from thalweg.energies import AbstractEnergy, AbstractProximable, decompose, nearest_feasible
 from thalweg.geometries import AbstractGeometry, Euclidean
 from thalweg.schemes._base import AbstractScheme, StepInfo, check_positive, limited_step_size
 from thalweg.schemes._explicit import Backtracking
@@ -151,7 +151,7 @@ def check_composite(scheme: Any, energy: AbstractEnergy, geometry: AbstractGeome
             "Use `geometry=tw.Euclidean()`; the proximal maps are those of its distance."
         )
     kinks = decompose(energy).joint_proximable(state)
-    value = kinks(state)
+    value, _ = nearest_feasible(kinks, state)
     if not _tree.is_traced(value) and not bool(jnp.isfinite(value)):
         raise ValueError(
             f"`initial_state` does not satisfy the constraint `{type(kinks).__name__}`, where the energy is infinite.\n"

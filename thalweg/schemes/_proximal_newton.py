@@ -217,7 +217,7 @@ class _Curvature(NamedTuple):
     matrix: Array | None
     product: Any
     diagonal: Array
-    largest: Scalar | None
+    largest: Any
 
 
 class _Trial(NamedTuple):
