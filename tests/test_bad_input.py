@@ -186,7 +186,7 @@ def test_a_run_that_blows_up_keeps_its_last_good_state():
 
 def test_a_singular_fisher_matrix_leaves_the_dead_parameter_at_rest():
     path = tw.fit(lambda p, x: p[0] * x + 0 * p[1], jnp.arange(4.0), 2 * jnp.arange(4.0), jnp.ones(2))
-    assert path.result == tw.RESULTS.stopped
+    assert path.result == tw.RESULTS.flat_point
     np.testing.assert_allclose(path.final.state.params, [2.0, 1.0], rtol=1e-12)
 
 

@@ -60,7 +60,7 @@ def test_the_natural_gradient_does_not_depend_on_the_coordinates():
 def test_a_regression_reaches_its_certified_values(name, start):
     problem = tw.problems.get(name)
     path = tw.fit(problem.model, problem.inputs, problem.outputs, problem.starts[start])
-    assert path.result == tw.RESULTS.stopped
+    assert path.result == tw.RESULTS.minimum
     # The certified values have eleven digits.
     assert float(problem.log_relative_error(path.final.state.params)) > 9
     np.testing.assert_allclose(2 * path.energies[-1], problem.certified_rss, rtol=1e-8)

@@ -248,6 +248,8 @@ def test_a_run_that_failed_says_so(tmp_path: pathlib.Path):
     [
         ("successful", "Done"),
         ("stopped", "Stopped as asked"),
+        ("minimum", "At a minimum"),
+        ("unbounded", "No lower bound"),
         ("interrupted", "Interrupted"),
         ("left_domain", "Failed"),
     ],

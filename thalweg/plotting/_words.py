@@ -10,12 +10,25 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from thalweg._path import Path
-from thalweg._result import RESULTS, ended_well
+from thalweg._result import RESULTS
 from thalweg.plotting._curves import rounding_of, time_label, times_of
 from thalweg.plotting._style import number
 
 # The two sides of the energy balance agree, in words, if they differ by less than this part.
 _BALANCED = 0.01
+
+# The ends of a run that did not fail: what they are called.
+_ENDINGS = {
+    "successful": "Done",
+    "stopped": "Stopped as asked",
+    "minimum": "At a minimum",
+    "saddle_point": "At a saddle point",
+    "flat_point": "At a flat point",
+    "escaping": "Escaping to infinity",
+    "unbounded": "No lower bound",
+    "corner": "At a corner",
+    "out_of_steps": "Out of steps",
+}
 
 
 class ReferenceRow(NamedTuple):
@@ -70,13 +83,9 @@ def reference_rows(rows: Iterable[Any] | None) -> list[ReferenceRow]:
 
 def outcome(path: Path) -> tuple[str, str]:
     """How the run ended, as one of "done", "stopped", "interrupted", "failed", and as one or two words."""
-    if path.result == RESULTS.successful:
-        return "done", "Done"
-    if path.result == RESULTS.stopped:
-        return "stopped", "Stopped as asked"
-    if ended_well(path.result):
-        names = {"minimum": "At a minimum", "saddle_point": "At a saddle point", "flat_point": "At a flat point"}
-        return "stopped", next(words for name, words in names.items() if path.result == getattr(RESULTS, name))
+    for name, words in _ENDINGS.items():
+        if path.result == getattr(RESULTS, name):
+            return ("done" if name == "successful" else "stopped"), words
     if path.result == RESULTS.interrupted:
         return "interrupted", "Interrupted"
     return "failed", "Failed"
