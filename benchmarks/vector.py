@@ -1,4 +1,4 @@
-"""`make bench-vector`: the three benchmarks of vector space one after another, and one table of what was aimed at.
+"""`make bench-vector`: the four benchmarks of vector space one after another, and one table of what was aimed at.
 
 python -m benchmarks.vector             # everything anew
 python -m benchmarks.vector --ours      # only thalweg anew, the peers from the files
@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 
 from benchmarks import _harness as harness
-from benchmarks import cutest, nist, pinn
+from benchmarks import constrained, cutest, nist, pinn
 
 
 def targets() -> Iterator[tuple[str, str, str, bool]]:
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="only write the tables again")
     asked = parser.parse_args()
     arguments = ["--table"] if asked.table else ["--reuse", "--solvers", "thalweg"] if asked.ours else []
-    for benchmark in (nist, pinn, cutest):
+    for benchmark in (nist, pinn, constrained, cutest):
         benchmark.main(arguments)
     rows = [(what, aim, measured, "yes" if met else "no") for what, aim, measured, met in targets()]
     lines = ["# Vector space: what was aimed at", "", *harness.table(["", "aim", "measured", "met"], rows), ""]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import _harness as harness
-from benchmarks import _minimisers, cutest, nist, pinn
+from benchmarks import _minimisers, constrained, cutest, nist, pinn
 
 
 def bowl(x):
@@ -145,3 +145,25 @@ def test_the_physics_informed_problem_is_the_published_one():
     # At the solution −Δu = f: the residual of the exact solution is zero.
     source = 2 * jnp.pi**2 * pinn.solution(x)
     np.testing.assert_allclose(pinn.laplacian(pinn.solution, x), -source, rtol=1e-10)
+
+
+def test_the_constrained_problems_have_the_minima_that_they_are_said_to_have():
+    assert len(constrained.problems()) >= 12
+    small = [constrained._box_quadratic(8, 10.0), constrained._nonnegative_least_squares(12, 6)]
+    small += [constrained._lasso(12, 6), constrained._simplex_quadratic(8, 10.0), constrained._support_vectors(10)]
+    for problem in [*small, constrained._portfolio(20)]:
+        call = constrained.SOLVERS["SLSQP"](problem)
+        assert call is not None
+        answer = np.asarray(call().point)
+        assert constrained.missed(problem, answer) < 1e-10
+        value, start = (float(constrained.whole(problem)(jnp.asarray(x))) for x in (answer, problem.start))
+        # They are convex, so what is found is never lower; and the peer comes near.
+        assert -1e-10 * abs(problem.best) <= value - problem.best <= 1e-6 * abs(start - problem.best)
+
+
+def test_an_infeasible_point_is_not_counted_as_solved_however_low():
+    row = {"best": 0.0, "f0": 1.0}
+    assert constrained.solved(row, {"f": 1e-8, "missed": 0.0})
+    assert not constrained.solved(row, {"f": -1.0, "missed": 1e-3})
+    assert not constrained.solved(row, {"f": 1e-3, "missed": 0.0})
+    assert not constrained.solved(row, {"error": "takes no linear constraint"})
