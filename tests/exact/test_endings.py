@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import thalweg as tw
-from thalweg.diagnostics import surroundings
+from thalweg.diagnostics import far_away, surroundings
 from thalweg.energies import as_energy
 from thalweg.recipes import _ending
 
@@ -151,6 +151,18 @@ def test_the_surroundings_are_known_by_products_too():
     found = surroundings(as_energy(Energy(plain.at[3].set(-1.0))), jnp.zeros(1001), 2.0)
     assert found.sign < 0
     assert int(np.argmax(np.abs(found.step))) == 3
+
+
+def test_what_is_deep_is_not_without_bound():
+    def deep(x):
+        return -1e25 * jnp.tanh(1e-30 * x[0])
+
+    far = far_away(as_energy(deep), jnp.zeros(1), jnp.ones(1), 1e-5)
+    assert far.never_rises
+    assert not far.without_bound
+    assert far_away(as_energy(lambda x: -jnp.sqrt(1 + x[0])), jnp.zeros(1), jnp.ones(1), 1e-5).without_bound
+    # A minimum at a distance of 10²⁰ steps.
+    assert not far_away(as_energy(lambda x: 1e-20 * x[0] ** 2 - x[0]), jnp.zeros(1), jnp.ones(1), 1.0).never_rises
 
 
 def test_a_krylov_space_that_is_exhausted_has_told_everything():
