@@ -214,6 +214,18 @@ def test_the_projection_onto_box_and_hyperplane_by_hand_and_its_derivative():
     np.testing.assert_array_equal(derivative, np.zeros((4, 4)))
 
 
+def test_a_constrained_minimum_is_found_inside_jit_and_vmap_and_moves_with_its_bound():
+    @jax.jit
+    @jax.vmap
+    def ends(upper, start):
+        path = tw.minimise(lambda x: jnp.sum((x - jnp.asarray([2.0, 0.3])) ** 2), start, lower=0.0, upper=upper)
+        return path.final.state, path.result == tw.RESULTS.minimum
+
+    points, found = ends(jnp.asarray([1.0, 0.2, 3.0]), jnp.asarray([[0.1, 0.2], [-3.0, 0.1], [1.0, 1.0]]))
+    np.testing.assert_allclose(points, [[1.0, 0.3], [0.2, 0.2], [2.0, 0.3]], atol=1e-12)
+    assert np.all(found)
+
+
 def test_whole_groups_and_single_entries_vanish_by_two_thresholds_one_after_the_other():
     # (3, −4, ½) less ½ each is (2.5, −3.5, 0), of length √18.5, which shrinks by 1.
     kinks = kinks_of(tw.GroupLasso(1.0) + tw.L1(0.5), jnp.zeros(3))

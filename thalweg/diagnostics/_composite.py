@@ -74,7 +74,7 @@ def stationary_point_on_piece(
     else:
         *parts, norm = _run(_second_order, energy, state, gradient_norm)
         # On the host a decomposition needs nothing compiled.
-        traced = _tree.is_traced(parts[0])
+        traced = any(_tree.is_traced(part) for part in parts)
         hessian, projection, step = parts if traced else map(np.asarray, parts)
         smallest, direction, sign = _dense(hessian, projection, step, jnp if traced else np)
     up, down, flat = (jnp.asarray(flag) for flag in (sign > 0, sign < 0, sign == 0))

@@ -69,12 +69,14 @@ def safe_root(value: Array) -> Array:
 
 def numbers(tree: PyTree) -> PyTree:
     """Arrays in place of numbers, so that another value does not compile again."""
-    return jax.tree.map(lambda leaf: leaf if _tree.is_traced(leaf) else jnp.asarray(leaf, _float_type(leaf)), tree)
+    return jax.tree.map(_number, tree)
 
 
-def _float_type(leaf: Any) -> Any:
-    dtype = jnp.asarray(leaf).dtype
-    return dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.zeros(()).dtype
+def _number(leaf: Any) -> Any:
+    if _tree.is_traced(leaf) or (isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jnp.floating)):
+        return leaf
+    dtype = jnp.result_type(leaf)
+    return jnp.asarray(leaf, dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.result_type(float))
 
 
 def times(factor: ScalarLike, tree: PyTree) -> PyTree:

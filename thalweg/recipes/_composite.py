@@ -11,8 +11,9 @@ import numpy as np
 from thalweg import _tree
 from thalweg._check import check_state
 from thalweg._flow import flow
+from thalweg._launch import launch
 from thalweg._path import Path, concatenate
-from thalweg._result import RESULTS
+from thalweg._result import RESULTS, is_member
 from thalweg._saves import Saves
 from thalweg._types import PyTree
 from thalweg.diagnostics import ResidualBelow, StationaryPoint, downhill_on_piece, stationary_point_on_piece
@@ -54,31 +55,33 @@ def minimise_composite(
     kind of stationary point it is, by the smallest curvature along the active bounds and zeros, which is kept in
     `path.extras["stationary_point"]`; or why there is none. `flat_point` is also where that curvature is negative, but
     F falls to neither side as far as the constraints let it: active bounds without a multiplier. Where f is not convex
-    a minimum is one of perhaps many.
+    a minimum is one of perhaps many. Inside `jax.jit` and `jax.vmap` no saddle is left, and the path holds the start
+    and the end.
     """
     check_state(x0)
     energy = as_energy(fn) + proximable
     kinks = decompose(energy).joint_proximable(x0)
-    state, note = _feasible(kinks, x0)
+    kinks.check(x0)
     if tolerance is None:
         tolerance = 1e-10 if min(leaf.dtype.itemsize for leaf in jax.tree.leaves(x0)) >= 8 else 1e-5
-    pieces: list[Path] = []
-    taken, kind = 0, None
+
+    def choices(steps: int) -> dict[str, Any]:
+        return {
+            "geometry": Euclidean(),
+            "scheme": ProximalNewton(),
+            "num_steps": steps,
+            "save_every": max(1, num_steps // 1000),
+            "stop": ResidualBelow(tolerance),
+        }
+
+    state, note = _feasible(kinks, x0)
+    path = launch((minimise_composite, tolerance, num_steps), energy, state, lambda: choices(num_steps))
+    if any(_tree.is_traced(leaf) for leaf in jax.tree.leaves((energy, x0))):
+        return _ended_while_tracing(path, energy)
+    pieces, taken, kind = [path], int(path.final.num_steps), None
     while True:
-        path = flow(
-            energy,
-            state,
-            geometry=Euclidean(),
-            scheme=ProximalNewton(),
-            num_steps=num_steps - taken,
-            save_every=max(1, num_steps // 1000),
-            stop=ResidualBelow(tolerance),
-            throw=False,
-        )
-        taken += int(path.final.num_steps)
-        pieces.append(path)
-        if not bool(path.result == RESULTS.stopped):
-            result = RESULTS.out_of_steps if bool(path.result == RESULTS.successful) else path.result
+        if not is_member(path.result, RESULTS.stopped):
+            result = RESULTS.out_of_steps if is_member(path.result, RESULTS.successful) else path.result
             break
         # To ask for a save costs time, and compiling the least subgradient does where it is not entry by entry.
         slope = None if isinstance(kinks, AbstractSeparable) else path.dissipation_rates[-1] ** 0.5
@@ -87,17 +90,22 @@ def minimise_composite(
         if away is None or taken >= num_steps or len(pieces) > _MOST_LEFT:
             result = _named(kind, away is not None)
             break
-        state, kind = away, None
+        kind, path = None, flow(energy, away, **choices(num_steps - taken), throw=False)
+        taken += int(path.final.num_steps)
+        pieces.append(path)
     path = _joined(pieces)
     left = (("saddles_left", len(pieces) - 1),) if len(pieces) > 1 else ()
     items = (*path.stats_items, ("start", note), *left)
     extras = path.extras if kind is None else {**path.extras, "stationary_point": kind}
-    return path.but(result=result, extras=extras, stats_items=items)
+    # As a function: a method of a module looks at every array of it, and so would cut the saves.
+    return Path.but(path, result=result, extras=extras, stats_items=items)
 
 
 def _feasible(kinks: AbstractProximable, x0: PyTree) -> tuple[PyTree, str]:
     """The start, projected if it has to be, and what to say of it."""
     value, nearest = nearest_feasible(kinks, x0)
+    if _tree.is_traced(value):
+        return _tree.where(jnp.isfinite(value), x0, nearest), ""
     if bool(np.isfinite(value)):
         return x0, "as given"
     moved = max(
@@ -105,6 +113,16 @@ def _feasible(kinks: AbstractProximable, x0: PyTree) -> tuple[PyTree, str]:
         for a, b in zip(jax.tree.leaves(nearest), jax.tree.leaves(x0), strict=True)
     )
     return nearest, f"projected onto the constraints: the given start did not satisfy them (largest change {moved:.3g})"
+
+
+def _ended_while_tracing(path: Path, energy: AbstractEnergy) -> Path:
+    """The path with its result made precise inside `jax.jit` and `jax.vmap`, where no saddle is left."""
+    kind = stationary_point_on_piece(energy, path.final.state)
+    result = RESULTS.where(kind.is_saddle, RESULTS.saddle_point, RESULTS.flat_point)
+    result = RESULTS.where(kind.is_minimum, RESULTS.minimum, result)
+    result = RESULTS.where(path.result == RESULTS.stopped, result, path.result)
+    result = RESULTS.where(path.result == RESULTS.successful, RESULTS.out_of_steps, result)
+    return Path.but(path, result=result, extras={**path.extras, "stationary_point": kind})
 
 
 def _named(kind: StationaryPoint, falls: bool) -> Any:
@@ -144,7 +162,7 @@ def _moved(path: Path, time: float, steps: int, dissipated: float, leap: float) 
     counters = lambda f: (f.time, f.num_steps, f.dissipated)  # noqa: E731
     sums = (a + jnp.asarray(b, a.dtype) for a, b in zip(counters(path.final), (time, steps, dissipated), strict=True))
     final = eqx.tree_at(counters, path.final, tuple(sums))
-    return path.but(saves=saves, final=final)
+    return Path.but(path, saves=saves, final=final)
 
 
 def _numpy(tree: PyTree) -> PyTree:

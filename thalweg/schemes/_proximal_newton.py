@@ -200,8 +200,7 @@ class ProximalNewton(AbstractScheme):
         check_composite(self, energy, geometry, state)
 
     def resolve(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> "ProximalNewton":
-        size = ravel_pytree(moving(state))[0].size
-        return ProximalNewton(self._is_dense(size))
+        return ProximalNewton(self._is_dense(sum(leaf.size for leaf in jax.tree.leaves(moving(state)))))
 
     def limit(self, remaining: Scalar) -> "ProximalNewton":
         return self
