@@ -12,22 +12,15 @@ from jax.flatten_util import ravel_pytree
 from thalweg import _tree
 from thalweg._errors import UnsupportedCombination
 from thalweg._result import RESULTS
-from thalweg._types import Array, Count, Flag, PRNGKey, Scalar, ScalarLike, State
+from thalweg._types import Array, Count, PRNGKey, Scalar, ScalarLike, State
 from thalweg.energies import AbstractEnergy
-from thalweg.geometries import AbstractGeometry, AbstractMetric, admissibility_in
+from thalweg.geometries import AbstractGeometry, AbstractMetric
 from thalweg.schemes._base import AbstractScheme, StepInfo, check_positive, limited_step_size
-from thalweg.schemes._curvature import (
-    AbstractCurvature,
-    DenseModel,
-    FactoredModel,
-    Scale,
-    SecondOrder,
-    over_chart,
-)
-from thalweg.schemes._trust_region import BallStep, Spectrum, minimise_in_ball
+from thalweg.schemes._curvature import AbstractCurvature, Scale, SecondOrder
+from thalweg.schemes._trials import Local, first_good
+from thalweg.schemes._trust_region import Spectrum
 from thalweg.states import moving
 
-_MAX_TRIALS = 60
 # After so many steps without a visible decrease the energy will not fall any more.
 _STALLED = 8
 # Beyond this many unknowns a decomposition of the Hessian costs more than many products with it.
@@ -118,68 +111,23 @@ class LinearlyImplicit(AbstractScheme):
         else:
             model = self.curvature.expand(energy, metric)
         scale, diagonal = self._scale(metric, model, memory)
-        shortcut = model.newton(scale, memory.radius) if isinstance(model, DenseModel) else None
-        descended = jnp.maximum(jnp.where(jnp.isfinite(memory.first_value), memory.first_value - model.value, 0), 0)
-        whole = lambda: model.spectrum(scale, descended)  # noqa: E731
-        spectrum = whole() if shortcut is None else jax.lax.cond(shortcut[1], lambda: shortcut[0], whole)
-        least = jnp.zeros((), dtype) if self.step_size is None else 1 / jnp.asarray(self.step_size, dtype)
         value = jnp.asarray(model.value, dtype)
+        first_value = jnp.where(jnp.isfinite(memory.first_value), memory.first_value, value)
+        least = jnp.zeros((), dtype) if self.step_size is None else 1 / jnp.asarray(self.step_size, dtype)
+        descended = jnp.maximum(first_value - value, 0)
+        local = Local(energy, value, model, geometry, metric, unravel, scale, least, descended)
+        trial, count, spectrum, at_rest = first_good(local, memory.radius)
         eps = jnp.finfo(dtype).eps
-        along, _ = over_chart(energy, metric)
-
-        def candidate(radius: Scalar, spectrum: Spectrum) -> _Trial:
-            ball = minimise_in_ball(spectrum, radius, least)
-            along_model = scale.divide_transposed(spectrum.basis @ ball.coefficients)
-            correction, straight = _correction(model, scale, spectrum, ball, along_model)
-            displacement = along_model + correction
-            moved = metric.chart(unravel(displacement))  # type: ignore[misc]
-            after = jnp.asarray(energy(moved), dtype)
-            ratio = (value - after) / ball.decrease
-            # Where the decrease is lost in the rounding of F, the slopes at both ends still tell it. That rounding is
-            # of the terms of F, which may be larger than F: where the slopes agree with the model, what F seems to
-            # rise by is forgiven up to a part in 10⁹ or so.
-            noisy = ball.decrease <= eps**0.6 * jnp.abs(value)
-            slope_after = jax.lax.cond(
-                noisy, lambda: jax.grad(along)(displacement), lambda: jnp.zeros_like(displacement)
-            )
-            by_slopes = -0.5 * (slope_after + model.gradient) @ displacement / ball.decrease
-            agree = noisy & (jnp.abs(by_slopes - 1) < 0.5)
-            rounding = jnp.where(agree, 0.1 * eps**0.6, 64 * eps) * jnp.abs(value)
-            ratio = jnp.where(noisy & (after <= value + rounding), by_slopes, ratio)
-            inside = admissibility_in(geometry, moved) == RESULTS.successful
-            fine = jnp.isfinite(after) & inside
-            good = fine & straight & (ratio > 1e-4) & (after <= value + rounding)
-            ratio = jnp.where(straight, ratio, jnp.minimum(ratio, 0))
-            return _Trial(radius, ball, displacement, jnp.where(fine, ratio, -jnp.inf), after, good)
-
-        def attempt(carry: tuple[_Trial, Count, Spectrum]) -> tuple[_Trial, Count, Spectrum]:
-            earlier, count, spectrum = carry
-            if shortcut is not None:
-                # Newton's step was refused: for shorter ones the whole model is needed.
-                spectrum = jax.lax.cond((count == 1) & shortcut[1], whole, lambda: spectrum)
-            cut = jnp.where(jnp.isfinite(earlier.ratio), 0.25, 0.1) * earlier.ball.size
-            return candidate(jnp.where(count == 0, first, cut), spectrum), count + 1, spectrum
-
-        first = jax.lax.cond(jnp.isfinite(memory.radius), lambda: memory.radius, lambda: _first_radius(spectrum))
-        at_rest = jnp.all(spectrum.slopes == 0) & (spectrum.lowest >= -100 * flat.size * spectrum.floor)
-        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(candidate, first, spectrum))
-        trial, count, spectrum = jax.lax.while_loop(
-            lambda carry: ~carry[0].good & (carry[1] < _MAX_TRIALS) & ((carry[1] == 0) | ~at_rest),
-            attempt,
-            (nothing, jnp.asarray(0, jnp.int32), spectrum),
-        )
         size = trial.ball.size
         radius = jnp.where(trial.ratio < 0.25, 0.25 * size, trial.radius)
         radius = jnp.where(trial.ratio > 0.75, jnp.maximum(radius, 2 * size), radius)
-        moved = metric.chart(unravel(trial.displacement))  # type: ignore[misc]
-        first_value = jnp.where(jnp.isfinite(memory.first_value), memory.first_value, value)
         decrement = _decrement(spectrum)
         reference = jnp.maximum(jnp.abs(value), eps * (first_value - value))
         relative = jnp.where(decrement > 0, decrement / reference, 0).astype(dtype)
         # Where no step helps and none was to be expected, to rounding, this is the end and not a failure.
         little = (relative <= 1e-6) | (decrement <= 64 * eps * (first_value - value))
         at_rest = at_rest | (~trial.good & little)
-        moved = _tree.where(at_rest, state, moved)
+        moved = _tree.where(at_rest, state, local.moved(trial.displacement))
         # Slopes go on telling where the values have stopped.
         nearer = decrement < 0.9 * memory.least_decrement
         lowered = trial.good & ((value - trial.after > 4 * eps * jnp.abs(value)) | nearer)
@@ -235,37 +183,8 @@ class LinearlyImplicit(AbstractScheme):
         return {"solver": type(self.solver).__name__, "curvature": type(self.curvature).__name__}
 
 
-class _Trial(eqx.Module):
-    radius: Scalar
-    ball: BallStep
-    displacement: Array
-    ratio: Scalar
-    after: Scalar
-    good: Flag
-
-
-def _correction(
-    model: Any, scale: Scale, spectrum: Spectrum, ball: BallStep, displacement: Array
-) -> tuple[Array, Flag]:
-    """What the model's second derivative along the step adds to it, and whether that is little enough."""
-    if not isinstance(model, FactoredModel) or model.bend is None:
-        return jnp.zeros_like(displacement), jnp.asarray(True)
-    turned = spectrum.basis.T @ scale.divide(model.bend(displacement))
-    added = -0.5 * turned / (spectrum.values + ball.multiplier)
-    straight = 2 * jnp.linalg.norm(added) <= model.largest_bend * jnp.linalg.norm(ball.coefficients)
-    return scale.divide_transposed(spectrum.basis @ added), straight
-
-
 def _size(state: State) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(moving(state)))
-
-
-def _first_radius(spectrum: Spectrum) -> Scalar:
-    # As far as Newton's step would go if all curvatures were positive.
-    least = jnp.sqrt(jnp.finfo(spectrum.values.dtype).eps) * spectrum.largest
-    size = jnp.maximum(jnp.abs(spectrum.values), least)
-    reach = jnp.linalg.norm(spectrum.slopes / jnp.where(size > 0, size, 1))
-    return jnp.where(reach > 0, reach, 1)
 
 
 def _decrement(spectrum: Spectrum) -> Scalar:
