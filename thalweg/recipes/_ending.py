@@ -122,13 +122,20 @@ def _restless(path: Path, energy: AbstractEnergy, otherwise: Any) -> Any:
         escapes = escapes or far.never_rises
     if escapes:
         return RESULTS.escaping
-    return RESULTS.corner if _at_corner(path, energy) else otherwise
+    held = is_member(otherwise, RESULTS.non_finite) or _is_held(path)
+    return RESULTS.corner if held and _at_corner(path, energy) else otherwise
 
 
 def _near_the_end_of_numbers(path: Path, value: float, otherwise: Any) -> bool:
     """Whether the energy, or where it is a pole its slope and curvature, are about to overflow."""
     largest = float(np.finfo(_tree.dtype_of(path.final.state)).max)
     return value < -(largest**0.9) or is_member(otherwise, RESULTS.non_finite)
+
+
+def _is_held(path: Path) -> bool:
+    """Whether the last step was short against the way: at a corner the steps shrink with the distance to it."""
+    last, whole = _ways(path) or (np.ones(1), np.ones(1))
+    return bool(np.linalg.norm(last) <= 1e-4 * np.linalg.norm(whole))
 
 
 def _at_corner(path: Path, energy: AbstractEnergy) -> bool:
