@@ -42,6 +42,7 @@ PLANE = {
     "units": (lambda x, y: 0.5e-8 * (x - 3e8) ** 2 + 0.5e8 * y**2, (1.0, 1.0), "minimum"),
     "infimum around a bend": (lambda x, y: (x * y - 1) ** 2 + x**2, (1.0, 2.0), "out_of_steps"),
     "cone": (lambda x, y: jnp.sqrt((x - 1) ** 2 + (y - 1) ** 2), (3.0, 2.0), "corner"),
+    "edge beside a slope": (lambda x, y: jnp.maximum(x, -2 * x) + y**2, (1.0, 2.0), "corner"),
     "cosines": (lambda x, y: jnp.cos(x) + jnp.cos(y), (0.1, 0.2), "minimum"),
 }
 
@@ -78,7 +79,9 @@ def test_an_end_in_the_plane_is_called_what_it_is(name):
 
 @pytest.mark.parametrize("name", ["inflection", "falls to one", "falls by a power", "no lower bound", "corner"])
 def test_in_single_precision_nothing_else_is_called_a_minimum(name):
-    assert name_of(ended(LINE, name, jnp.float32)) == LINE[name][2]
+    # Where the powers of 1 + x² overflow in the derivatives, nothing is known of the curvature.
+    expected = {LINE[name][2]} | ({"flat_point"} if name == "falls by a power" else set())
+    assert name_of(ended(LINE, name, jnp.float32)) in expected
 
 
 @pytest.mark.parametrize("name", ["quartic", "well under bounded tails"])

@@ -115,7 +115,9 @@ def _restless(path: Path, energy: AbstractEnergy, otherwise: Any) -> Any:
     if value < -size * _DEEP and _near_the_end_of_numbers(path, value, otherwise):
         return RESULTS.unbounded
     escapes = False
-    for step in _ways(path) if np.isfinite(value) else ():
+    # Steps that have become short lead nowhere: along them F stays the same for want of digits.
+    ways = _ways(path)[1:] if _is_held(path) else _ways(path)
+    for step in ways if np.isfinite(value) else ():
         far = far_away(energy, path.final.state, jnp.asarray(step), size)
         if far.without_bound:
             return RESULTS.unbounded
