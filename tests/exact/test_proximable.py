@@ -162,26 +162,27 @@ def _on_a_hyperplane(energy, x, step, metric):
     return kinks_of(energy, x).prox(x, step, metric)
 
 
-@pytest.mark.parametrize("scale", [1.0, 1e5])
-def test_bounds_and_weights_on_a_hyperplane_agree_with_sorting_all_corners(scale):
+@pytest.mark.parametrize("penalised", [True, False])
+@pytest.mark.parametrize("scale", [1.0, 1e8])
+def test_bounds_and_weights_on_a_hyperplane_agree_with_sorting_all_corners(scale, penalised):
     draw = np.random.default_rng(11)
     for _ in range(60):
         x, metric = draw.normal(size=6) * scale, np.exp(draw.normal(size=6))
         normal = draw.normal(size=6) * (draw.random(6) < 0.8)
         normal[0] = 1.0
-        weight = draw.uniform(0, 2, 6) * (draw.random(6) < 0.5)
+        weight = scale * draw.uniform(0, 2, 6) * (draw.random(6) < 0.5) * penalised
         lower = np.where(draw.random(6) < 0.3, -np.inf, -draw.uniform(0, 1, 6) * (draw.random(6) < 0.7))
         upper = np.where(draw.random(6) < 0.3, np.inf, draw.uniform(0, 1, 6))
         offset = float(normal @ np.clip(draw.normal(size=6), lower, upper))
-        energy = tw.L1(jnp.asarray(weight)) + tw.Box(jnp.asarray(lower), jnp.asarray(upper))
-        energy = energy + tw.Hyperplane(offset, jnp.asarray(normal))
+        energy = tw.Box(jnp.asarray(lower), jnp.asarray(upper)) + tw.Hyperplane(offset, jnp.asarray(normal))
+        energy = energy + tw.L1(jnp.asarray(weight)) if penalised else energy
         found = np.asarray(_on_a_hyperplane(energy, jnp.asarray(x), 0.7, jnp.asarray(metric)))
         expected = on_a_hyperplane_by_sorting(x, 0.7 / metric, normal, offset, weight, lower, upper)
         # What x is rounded to moves the point by as much.
         np.testing.assert_allclose(found, expected, atol=1e-13 * max(scale, 1))
         assert np.all((lower <= found) & (found <= upper))
-        # However far away x is, the constraint holds to the rounding of the point itself.
-        assert abs(normal @ found - offset) <= 4e-16 * (np.sum(np.abs(normal * found)) + abs(offset))
+        # However far away x is, the constraint holds to the rounding of the point itself: (4 + √n) ε is asked for.
+        assert abs(normal @ found - offset) <= 1.5e-15 * (np.sum(np.abs(normal * found)) + abs(offset))
 
 
 def test_the_projection_onto_box_and_hyperplane_by_hand_and_its_derivative():
@@ -219,7 +220,7 @@ def test_a_constrained_minimum_is_found_inside_jit_and_vmap_and_moves_with_its_b
     @jax.vmap
     def ends(upper, start):
         path = tw.minimise(lambda x: jnp.sum((x - jnp.asarray([2.0, 0.3])) ** 2), start, lower=0.0, upper=upper)
-        return path.final.state, path.result == tw.RESULTS.minimum
+        return path.final.state, (path.result == tw.RESULTS.minimum) & jnp.all(jnp.isfinite(path.energies))
 
     points, found = ends(jnp.asarray([1.0, 0.2, 3.0]), jnp.asarray([[0.1, 0.2], [-3.0, 0.1], [1.0, 1.0]]))
     np.testing.assert_allclose(points, [[1.0, 0.3], [0.2, 0.2], [2.0, 0.3]], atol=1e-12)
