@@ -137,17 +137,17 @@ def _near_the_end_of_numbers(path: Path, value: float, otherwise: Any) -> bool:
 def _is_held(path: Path) -> bool:
     """Whether the last step was short against the way: at a corner the steps shrink with the distance to it."""
     last, whole = _ways(path) or (np.ones(1), np.ones(1))
-    return bool(np.linalg.norm(last) <= 1e-4 * np.linalg.norm(whole))
+    return bool(np.max(np.abs(last)) <= 1e-4 * np.max(np.abs(whole)))
 
 
 def _at_corner(path: Path, energy: AbstractEnergy) -> bool:
     end, start = (_flat_at(path, index) for index in (-1, 0))
-    span = float(np.linalg.norm(end - start))
-    if not span > 0:
+    span = float(np.max(np.abs(end - start)))
+    if not 0 < span < np.inf:
         return False
     # A kink is crossed by almost every line; of many coordinates a few lines are tried.
     lines = np.eye(end.size) if end.size <= _FEW else np.random.default_rng(0).normal(size=(2, end.size))
-    lines = np.concatenate([lines, (end - start)[None]])
+    lines = np.concatenate([lines, (end - start)[None] / span])
     lines = lines / np.linalg.norm(lines, axis=1, keepdims=True)
     return slope_jumps(energy, path.final.state, jnp.asarray(lines, end.dtype), span)
 
