@@ -1,15 +1,24 @@
 r"""From values at equally spaced nodes to a smooth function: a quartic on each cell, once continuously differentiable.
 
 On the cell between nodes $m$ and $m + 1$ (coordinate $t$ from 0 to 1) the function is the cubic with the values and
-slopes at both nodes, plus a bubble $c_m\,t^2(1-t)^2$. Slopes $s_j$ and bubbles $c_m$ are linear in the values: centred
-differences in the interior (exact up to sixth and fifth powers), and near an end one-sided ones, the *closure*.
+slopes at both nodes, plus a bubble $c_m\,t^2(1-t)^2$ that gives the cell its mean. Slopes $s_j$ and bubbles $c_m$ are
+linear in the values: centred differences in the interior, and near an end one-sided ones, the *closure*.
 
-With $\varphi_j$ the function whose value is 1 at node $j$ and 0 at the others, the variation of an integral functional
-is $\partial F/\partial y_j = \int \mathrm{EL}\,\varphi_j$ + (terms at the ends), where EL is the left side of the
-Euler–Lagrange equation. So $\partial F/\partial y_j$ divided by the weight $w_j = \int\varphi_j$ is EL at the node, to
-second order, if the centre of mass of each $\varphi_j$ is its node: $\int (x - x_j)\,\varphi_j = 0$. In the interior
-that is symmetry. Near an end it is a condition on the closure, which this module solves for. Hat functions do not meet
-it (the half hat at an end has its mass a third of a cell inside), so with them the natural end would be of first order.
+With $\varphi_j$ the function whose value is 1 at node $j$ and 0 at the others, and $Iy = \sum_j y_j\varphi_j$, the
+variation of an integral functional at a smooth y is $\partial F/\partial y_j = \int\mathrm{EL}\,\varphi_j$ + (terms at
+the ends) + $\int \partial_{y''y''}L\,(Iy - y)''\,\varphi_j'' + \dots$, where EL is the left side of the Euler–Lagrange
+equation. Divided by the weight $w_j = \int\varphi_j$ it is EL at the node to second order if
+
+- the centre of mass of $\varphi_j$ is its node: $\int (x - x_j)\,\varphi_j = 0$. In the interior that is symmetry; hat
+  functions do not meet it at an end, where half a hat has its mass a third of a cell inside;
+- $Iy$ is right to the fifth degree. As $\varphi_j''/w_j \sim h^{-3}$ on a few cells of width h, an error $h^3$ of $y''$
+  near an end, all that the fourth degree gives, leaves EL an error of first order. (For a quintic the quartic with
+  its slopes and its means leaves $(Iy - y)''$ orthogonal to all quartics of that kind, which is as good as nothing.)
+
+The two are compatible for the right bubble only. If every moment is zero, so is $\sum_j g(x_j)\int (x - x_j)\varphi_j =
+\int xIg - I(xg)$ for each g on a half-line. The first moment of $x^5$ on a cell is missed by $M = -1/840$; if the
+mean of $x^6$ is missed by $\mu$, that is $(M - \mu)\int g^{(5)}/5! = (\mu - M)\,g^{(4)}(0)/5!$. So $\mu = M$, for which
+the bubble needs eight nodes.
 """
 
 import functools
@@ -18,13 +27,13 @@ import numpy as np
 
 from thalweg._types import Array
 
-# Nodes that a cell looks at: slopes at both of its ends, three to each side.
-WINDOW = 8
 # The closures of two ends must not meet.
-FEWEST_CELLS = 8
-_NUM_SLOPES, _NUM_BUBBLES, _DEGREE = 3, 2, 4
+FEWEST_CELLS, _MOST = 8, 8
+_DEGREE = 5
 _SLOPE = np.array([-1, 9, -45, 0, 45, -9, 1]) / 60
-_BUBBLE = np.array([1, -3, 2, 2, -3, 1]) / 48
+_BUBBLE = np.array([-11, 95, -219, 135, 135, -219, 95, -11]) / 1920
+# Of x⁶ it is what misses the mean by −1/840; other powers below the eighth leave none.
+_BUBBLE_OF = {4: 1.0, 6: 0.5}
 
 # Exact for the products with second-degree coefficients that the order of the variation needs.
 _NUM_GAUSS = 3
@@ -45,76 +54,105 @@ def basis(t: Array | np.ndarray, derivative: int) -> list[Array | np.ndarray]:
     return [12 * t - 6, 6 - 12 * t, 6 * t - 4, 6 * t - 2, 2 - 12 * t + 12 * t**2]
 
 
-@functools.cache
-def _closure() -> tuple[np.ndarray, np.ndarray]:
-    r"""The first three slopes and two bubbles at an end, from the first eight nodes: shapes `(3, 8)` and `(2, 8)`.
+def _extent(num_cells: int) -> int:
+    """How many slopes and bubbles at each end are one-sided; they look at twice as many nodes. More are smoother."""
+    return min(num_cells // 2, _MOST)
 
-    The least-norm solution of: both are exact for polynomials up to degree four, and every $\varphi_k$ has its centre
-    of mass at $x_k = k$. Integrals over a cell of the basis functions: values 1/2, slopes ±1/12, bubble 1/30; first
-    moments about node j of the pair of slope functions 2/30 (one alone 1/30), of a half value function 3/20.
+
+def _half_line(count: int) -> np.ndarray:
+    """The first cells of a half-line as an affine function of the closure: what is there without it, then what each of
+    its coefficients (for each slope, then each bubble, those of the first nodes) adds to the matrices of [`cells`][].
+
+    Shape `(1 + 4 count², 2 count + 4, 5, 2 count + 8)`: enough to see all that the first `2 count` nodes take part in.
     """
-    size = WINDOW
-    unknowns = (_NUM_SLOPES + _NUM_BUBBLES) * size
-    nodes = np.arange(size, dtype=float)
-    rows, rights = [], []
+    size = 2 * count
+    parts = np.zeros((1 + 2 * count * size, size + 4, 5, size + 8))
+    for m in range(size + 4):
+        parts[0, m, 0, m] = parts[0, m, 1, m + 1] = 1
+        for row, j in ((2, m), (3, m + 1)):
+            if j >= count:
+                parts[0, m, row, j - 3 : j + 4] = _SLOPE
+        if m >= count:
+            parts[0, m, 4, m - 3 : m + 5] = _BUBBLE
+    node = np.arange(size)
+    for j in range(count):
+        own = 1 + j * size + node
+        parts[own, j, 2, node] = 1
+        if j > 0:
+            parts[own, j - 1, 3, node] = 1
+        parts[own + count * size, j, 4, node] = 1
+    return parts
 
-    def ask(entries: dict[int, np.ndarray], right: float) -> None:
-        row = np.zeros((_NUM_SLOPES + _NUM_BUBBLES, size))
-        for functional, coefficients in entries.items():
-            row[functional] += coefficients
-        rows.append(row.reshape(unknowns))
-        rights.append(right)
 
-    for power in range(_DEGREE + 1):
-        for j in range(_NUM_SLOPES):
-            ask({j: (nodes - j) ** power}, float(power == 1))
-        for m in range(_NUM_BUBBLES):
-            # x⁴ leaves the bubble t²(1 − t)² to its cubic, lower powers none.
-            ask({_NUM_SLOPES + m: (nodes - m - 0.5) ** power}, float(power == 4))
+@functools.cache
+def _closure(count: int) -> np.ndarray:
+    r"""The matrices of [`cells`][] for the first `count` cells at an end, shape `(count, 5, 2 count)`.
 
-    # What the interior differences put on each node, far enough to the right to see all of them.
-    far = 3 * size
-    slopes, bubbles, moments = np.zeros(far), np.zeros(far), np.zeros(far)
-    for j in range(_NUM_SLOPES, far - 3):
-        slopes[j - 3 : j + 4] += _SLOPE
-    for m in range(_NUM_BUBBLES, far - 3):
-        bubbles[m - 2 : m + 4] += _BUBBLE
-        moments[m - 2 : m + 4] += _BUBBLE * (m + 0.5)
-    for k in range(size):
-        unit = np.eye(size)[k]
-        entries = {0: unit * (1 / 30 - k / 12)}
-        entries |= {j: unit / 15 for j in range(1, _NUM_SLOPES)}
-        entries |= {_NUM_SLOPES + m: unit * (m + 0.5 - k) / 30 for m in range(_NUM_BUBBLES)}
-        known = slopes[k] / 15 + (moments[k] - k * bubbles[k]) / 30 + (3 / 20 if k == 0 else 0)
-        ask(entries, -known)
-    solution = np.linalg.lstsq(np.array(rows), np.array(rights), rcond=1e-12)[0].reshape(-1, size)
-    return solution[:_NUM_SLOPES], solution[_NUM_SLOPES:]
+    Slopes and bubbles are exact to the fifth degree, and each $\varphi_k$ has its centre of mass at $x_k = k$. What
+    that leaves free makes least $\sum_k \int |\varphi_k''|^2$, which keeps explicit steps long, and with weights the
+    second and third moments of $\varphi_k$ and the errors for $(x - x_j)^6$, which are what remains of the error of the
+    variation. The weights come from a search over the variations of seven functionals, the longest explicit steps and
+    the start of a brachistochrone. On few nodes small errors make $\varphi_k$ rough, so they weigh less there.
+    """
+    size = 2 * count
+    parts = _half_line(count)
+    unknowns = parts.shape[0] - 1
+    root, share = np.polynomial.legendre.leggauss(_DEGREE)
+    places, weights = (root + 1) / 2, share / 2
+
+    def functions(derivative: int) -> np.ndarray:
+        return np.einsum("bq,ucbk->ucqk", np.array(basis(places, derivative)), parts)[..., :size]
+
+    away = np.arange(size + 4)[:, None, None] + places[:, None] - np.arange(size)
+    moments = [np.einsum("q,ucqk,cqk->ku", weights, functions(0), away**power) for power in (1, 2, 3)]
+    bending = np.einsum("q,ucqk->cqku", np.sqrt(weights), functions(2))
+    bending[:3] *= np.array([6, 2, 1.4])[:, None, None, None]
+    bending[:, :, :3] *= np.array([0.5, 0.3, 2])[:, None]
+
+    def remainders(power: int, scale: float) -> np.ndarray:
+        """What slopes and bubbles miss of a power about their nodes and middles."""
+        rows = np.zeros((2, count, 1 + unknowns))
+        for kind, (shift, due) in enumerate(((0.0, float(power == 1)), (0.5, _BUBBLE_OF.get(power, 0.0)))):
+            for j in range(count):
+                begin = 1 + (kind * count + j) * size
+                rows[kind, j, begin : begin + size] = ((np.arange(size) - j - shift) / scale) ** power
+                rows[kind, j, 0] = -due / scale**power
+        return rows.reshape(-1, 1 + unknowns)
+
+    exact = np.concatenate([*(remainders(power, count / 1.5) for power in range(_DEGREE + 1)), moments[0]])
+    firm = (count / _MOST) ** 3
+    errors = [60 * firm * moments[1], firm * moments[2], 4 / 720 * remainders(6, 1.0)]
+    small = np.concatenate([bending.reshape(-1, 1 + unknowns), *errors])
+    # Some conditions follow from others: the moments of powers that are exact.
+    left, sizes, right = np.linalg.svd(exact[:, 1:])
+    rank = int(np.sum(sizes > 1e-10 * sizes[0]))
+    solution = right[:rank].T @ ((left.T @ -exact[:, 0])[:rank] / sizes[:rank])
+    free = small[:, 1:] @ right[rank:].T
+    solution += right[rank:].T @ np.linalg.solve(free.T @ free, -free.T @ (small[:, 0] + small[:, 1:] @ solution))
+    return np.tensordot(np.append(1.0, solution), parts, axes=1)[:count, :, :size]
 
 
 @functools.cache
 def cells(num_cells: int, periodic: bool) -> tuple[np.ndarray, np.ndarray]:
-    """For each cell the nodes that it looks at, shape `(num_cells, 8)`, and the matrices that take their values to two
-    values, two slopes (per cell width) and a bubble, shape `(num_cells, 5, 8)`.
+    """For each cell the nodes that it looks at, shape `(num_cells, size)`, and the matrices that take their values to
+    two values, two slopes (per cell width) and a bubble, shape `(num_cells, 5, size)`; `size` is 8, or up to 16 where
+    there are ends.
     """
-    interior = np.zeros((5, WINDOW))
-    interior[0, 3] = interior[1, 4] = 1
-    interior[2, 0:7], interior[3, 1:8], interior[4, 1:7] = _SLOPE, _SLOPE, _BUBBLE
+    count = 4 if periodic else _extent(num_cells)
+    size, shift = 2 * count, count - 4
+    interior = np.zeros((5, size))
+    interior[0, count - 1] = interior[1, count] = 1
+    interior[2, shift : shift + 7] = interior[3, shift + 1 : shift + 8] = _SLOPE
+    interior[4, shift : shift + 8] = _BUBBLE
     matrices = np.tile(interior, (num_cells, 1, 1))
-    first = np.arange(num_cells) - 3
+    first = np.arange(num_cells) - count + 1
     if periodic:
-        return (first[:, None] + np.arange(WINDOW)) % num_cells, matrices
-    first = np.clip(first, 0, num_cells + 1 - WINDOW)
-    slopes, bubbles = _closure()
-    for m in range(_NUM_SLOPES):
-        left = np.zeros((5, WINDOW))
-        left[0, m] = left[1, m + 1] = 1
-        left[2] = slopes[m]
-        left[3] = slopes[m + 1] if m + 1 < _NUM_SLOPES else np.append(_SLOPE, 0)
-        left[4] = bubbles[m] if m < _NUM_BUBBLES else np.append(_BUBBLE, [0, 0])
-        matrices[m] = left
-        # The other end is the mirror image: ends change places, slopes their sign.
-        matrices[num_cells - 1 - m] = (left[[1, 0, 3, 2, 4]] * np.array([1, 1, -1, -1, 1])[:, None])[:, ::-1]
-    return first[:, None] + np.arange(WINDOW), matrices
+        return (first[:, None] + np.arange(size)) % num_cells, matrices
+    matrices[:count] = _closure(count)
+    # The other end is the mirror image: ends change places, slopes their sign.
+    mirrored = matrices[:count, [1, 0, 3, 2, 4]] * np.array([1, 1, -1, -1, 1])[:, None]
+    matrices[num_cells - count :] = mirrored[::-1, :, ::-1]
+    return np.clip(first, 0, num_cells + 1 - size)[:, None] + np.arange(size), matrices
 
 
 @functools.cache
@@ -139,7 +177,7 @@ def quadrature(num_cells: int, periodic: bool) -> tuple[np.ndarray, np.ndarray, 
 
 @functools.cache
 def tables(num_cells: int, periodic: bool, derivative: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each quadrature point the nodes of its cell, shape `(num_points, 8)`, and what takes their values to a
+    """For each quadrature point the nodes of its cell, shape `(num_points, size)`, and what takes their values to a
     derivative there, for cells of width 1.
     """
     windows, matrices = cells(num_cells, periodic)
@@ -158,24 +196,25 @@ def node_weights(num_cells: int, periodic: bool) -> np.ndarray:
 
 @functools.cache
 def band(num_cells: int, periodic: bool, derivative: int) -> np.ndarray:
-    r"""$\int\varphi_i^{(k)}\varphi_j^{(k)}$ for cells of width 1 by its diagonals: entry `[i, 7 + j - i]` (modulo the
-    number of nodes where periodic), shape `(num_nodes, 15)`.
+    r"""$\int\varphi_i^{(k)}\varphi_j^{(k)}$ for cells of width 1 by its diagonals: entry `[i, size - 1 + j - i]`
+    (modulo the number of nodes where periodic), shape `(num_nodes, 2 size - 1)`, `size` as in [`cells`][].
     """
     windows, table = tables(num_cells, periodic, derivative)
+    size = table.shape[1]
     local = quadrature(num_cells, periodic)[2][:, None, None] * table[:, :, None] * table[:, None]
-    places = np.arange(WINDOW)
-    diagonals = np.broadcast_to(WINDOW - 1 + places[None, None] - places[None, :, None], local.shape)
+    places = np.arange(size)
+    diagonals = np.broadcast_to(size - 1 + places[None, None] - places[None, :, None], local.shape)
     rows = np.broadcast_to(windows[:, :, None], local.shape)
-    found = np.zeros((num_cells if periodic else num_cells + 1, 2 * WINDOW - 1))
+    found = np.zeros((num_cells if periodic else num_cells + 1, 2 * size - 1))
     np.add.at(found, (rows, diagonals), local)
     return found
 
 
 def dense(diagonals: np.ndarray) -> np.ndarray:
     """The matrix of which [`band`][] holds the diagonals (wrapping, where they are those of a periodic axis)."""
-    size = diagonals.shape[0]
+    size, width = diagonals.shape
     matrix = np.zeros((size, size))
     rows = np.broadcast_to(np.arange(size)[:, None], diagonals.shape)
-    columns = (rows + np.arange(diagonals.shape[1]) - WINDOW + 1) % size
+    columns = (rows + np.arange(width) - width // 2) % size
     np.add.at(matrix, (rows, columns), diagonals)
     return matrix
