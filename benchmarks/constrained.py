@@ -394,7 +394,8 @@ def report(data: Mapping[str, Any]) -> str:
             f" the point and F₀ that of the start moved into its bounds. At most {MAX_STEPS} iterations each; gradient"
             f" tolerance {GRADIENT_TOLERANCE:g}; `tw.minimise` with its own. Times: processor time, median of at least"
             " three runs after compilation, one thread; a ratio below one: thalweg is faster. L-BFGS-B takes no linear"
-            " constraint; the lasso is written for SciPy with twice as many unknowns. HS2 has another local minimum, 4.94.",
+            " constraint; the lasso is written for SciPy with twice as many unknowns."
+            " HS2 has another local minimum, 4.94, beside the one that counts.",
             "",
             *harness.table(names, summary),
             "",
