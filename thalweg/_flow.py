@@ -104,7 +104,7 @@ def collected(consecutive: Iterator[Path]) -> Path:
         # `iterate` waits for the end of a chunk; this one came between two pieces, or was the second.
         if not pieces:
             raise
-        pieces[-1] = pieces[-1].but(result=RESULTS.interrupted)
+        pieces[-1] = Path.but(pieces[-1], result=RESULTS.interrupted)
     path = concatenate(pieces)
     if is_member(path.result, RESULTS.interrupted):
         raise FlowInterrupted(path.message, path)

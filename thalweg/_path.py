@@ -217,7 +217,8 @@ def concatenate(paths: list[Path]) -> Path:
     """One path out of consecutive pieces; the last piece gives the result and the final state."""
     if len(paths) == 1:
         return paths[0]
-    return paths[-1].but(saves=Saves.later(lambda: _joined(paths)))
+    # As a function: a method of a module looks at every array of it, and so would cut the saves.
+    return Path.but(paths[-1], saves=Saves.later(lambda: _joined(paths)))
 
 
 def _joined(paths: list[Path]) -> tuple[Any, ...]:

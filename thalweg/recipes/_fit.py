@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from thalweg import _tree
-from thalweg._flow import flow
+from thalweg._launch import launch
 from thalweg._measure import ModelDecrease
 from thalweg._path import Path
 from thalweg._types import PyTree
@@ -66,14 +66,15 @@ def fit(
     if tolerance is None:
         tolerance = 1e-8 * float(jnp.finfo(_tree.dtype_of(params)).eps)
     energy = HalfDeviance(outputs)
-    path = flow(
-        energy,
-        state,
-        geometry=FisherRao(),
-        scheme=LinearlyImplicit(curvature=GaussNewton(), scale=LearntDiagonal()),
-        num_steps=num_steps,
-        save_every=save_every,
-        stop=ModelDecrease(tolerance),
-        throw=False,
-    )
+
+    def choices() -> dict[str, Any]:
+        return {
+            "geometry": FisherRao(),
+            "scheme": LinearlyImplicit(curvature=GaussNewton(), scale=LearntDiagonal()),
+            "num_steps": num_steps,
+            "save_every": save_every,
+            "stop": ModelDecrease(tolerance),
+        }
+
+    path = launch((fit, tolerance, num_steps, save_every), energy, state, choices)
     return ended(path, energy, tolerance=tolerance)

@@ -45,7 +45,8 @@ def settled(
             step = _step_down(as_energy(energy), path.final.state, ending.step) if rest > 0 else None
         if step is None:
             stats = (*path.stats_items, ("saddles_left", left)) if left else path.stats_items
-            return dataclasses.replace(path, result=ending.result, stats_items=stats)
+            # As a function: a method of a module looks at every array of it, and so would cut the saves.
+            return Path.but(path, result=ending.result, stats_items=stats)
         lower = eqx.combine(_moved(moving(path.final.state), step), path.final.state)
         path = _joined(path, again(lower, rest), float(jnp.sum(step**2)))
     raise AssertionError("unreachable")

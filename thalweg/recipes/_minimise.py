@@ -67,7 +67,7 @@ def minimise(
     def choices() -> dict[str, Any]:
         return {
             "geometry": Euclidean(),
-            "scheme": LinearlyImplicit(scale=LearntDiagonal()),
+            "scheme": LinearlyImplicit(scale=LearntDiagonal(memory=0.0)),
             "num_steps": num_steps,
             "save_every": max(1, num_steps // 1000),
             "stop": ModelDecrease(tolerance),

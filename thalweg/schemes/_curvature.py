@@ -119,8 +119,8 @@ class MatrixFreeModel(eqx.Module):
         """In a Krylov space, larger the less is promised of what F has fallen by already (`descended`)."""
         slope = scale.divide(self.gradient)
         scaled = lambda v: scale.divide(self.product(scale.divide_transposed(v)))  # noqa: E731
-        # Superlinear convergence needs a residual that falls with the slope; what F has fallen by makes it a pure number
-        # which no constant in F changes.
+        # Superlinear convergence needs a residual that falls with the slope; what F has fallen by makes it a pure
+        # number, which no constant in F changes.
         promised = jnp.sum(slope**2)
         whole = jnp.maximum(promised + descended, jnp.finfo(slope.dtype).tiny)
         residual = jnp.clip(jnp.sqrt(promised / whole), 1e-10, 0.1)
@@ -173,7 +173,8 @@ class GaussNewton(AbstractCurvature):
 
     A model bends away from its tangent. Along a step d the whitened outputs r turn by $\tfrac12 r''(d, d)$, and the
     second-order correction $a = -\tfrac12(G/\alpha + S^\top S)^{-1}S^\top r''(d, d)$ (geodesic acceleration, for the
-    price of a second directional derivative) follows them; a step that needs too much of it is taken shorter.
+    price of a second directional derivative) follows them; a step that needs too much of it is taken shorter. Where
+    the parameters outnumber the outputs there is no correction.
 
     **Arguments:** `largest_bend`: the largest $2\|a\|/\|d\|$; `None` for no correction.
 
@@ -189,7 +190,8 @@ class GaussNewton(AbstractCurvature):
         factor = state.family.fisher_factor(state.params)
         if factor is None:
             return DenseModel(here, gradient, state.family.fisher(state.params))
-        if self.largest_bend is None:
+        # With fewer outputs than parameters a linear step can fit them all, and limiting its bend only slows it down.
+        if self.largest_bend is None or factor.shape[0] < factor.shape[1]:
             return FactoredModel(here, gradient, factor)
         family, params = state.family, state.params
         _, unravel = ravel_pytree(params)

@@ -57,7 +57,7 @@ class Krylov(eqx.Module):
 
 class Memory(eqx.Module):
     """What the scheme remembers: the radius of trust, the learnt diagonal, the energy where it began, for how many
-    steps the energy has not visibly fallen, and the least that the model ever promised.
+    steps the energy has not visibly fallen, the least that the model ever promised, and the last lowest curvature.
     """
 
     radius: Scalar
@@ -65,6 +65,7 @@ class Memory(eqx.Module):
     first_value: Scalar
     stalled: Count
     least_decrement: Scalar
+    lowest: Scalar
 
 
 class LinearlyImplicit(AbstractScheme):
@@ -98,7 +99,7 @@ class LinearlyImplicit(AbstractScheme):
         dtype = _tree.dtype_of(state)
         unknown, nothing_learnt = np.asarray(np.inf, dtype), np.zeros(_size(state), dtype)
         # All at once: each array that is made by itself costs the host as much as a step of a small problem.
-        return Memory(*jax.device_put((unknown, nothing_learnt, unknown, np.zeros((), np.int32), unknown)))
+        return Memory(*jax.device_put((unknown, nothing_learnt, unknown, np.zeros((), np.int32), unknown, unknown)))
 
     def step(
         self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State, memory: Memory, key: PRNGKey | None
@@ -143,11 +144,12 @@ class LinearlyImplicit(AbstractScheme):
             "ratio": trial.ratio,
             "relative_decrement": relative,
             "has_stalled": (stalled >= _STALLED) & little,
+            "curvature_change": _change(diagonal, memory.diagonal, spectrum.lowest, memory.lowest),
         }
         distance = jnp.where(at_rest, 0, size**2)
         alpha = 1 / jnp.where(trial.ball.multiplier > 0, trial.ball.multiplier, jnp.maximum(spectrum.floor, least))
         info = StepInfo(alpha, distance, distance / alpha, result, stats)
-        return moved, Memory(radius, diagonal, first_value, stalled, least_decrement), info
+        return moved, Memory(radius, diagonal, first_value, stalled, least_decrement, spectrum.lowest), info
 
     def _scale(self, metric: AbstractMetric, model: Any, memory: Memory) -> tuple[Scale, Array]:
         if self.scale is None:
@@ -185,6 +187,15 @@ class LinearlyImplicit(AbstractScheme):
 
 def _size(state: State) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(moving(state)))
+
+
+def _change(diagonal: Array, diagonal_before: Array, lowest: Scalar, lowest_before: Scalar) -> Scalar:
+    """The largest relative change of the curvature since the last step, along any coordinate and of the lowest;
+    infinite where it was not known or not positive.
+    """
+    before = jnp.append(diagonal_before, jnp.where(jnp.isfinite(lowest_before), lowest_before, 0))
+    changes = jnp.abs(jnp.append(diagonal, lowest) - before) / jnp.where(before > 0, before, 1)
+    return jnp.max(jnp.where(before > 0, changes, jnp.inf))
 
 
 def _decrement(spectrum: Spectrum) -> Scalar:
