@@ -245,7 +245,7 @@ def test_a_final_time_is_hit_by_a_schedule_and_missed_by_name_where_the_schedule
 
 
 def test_steps_with_schedule_and_transform_are_resumed_bit_for_bit(tmp_path, monkeypatch):
-    monkeypatch.setattr(_loop, "_next_chunk", lambda steps, elapsed: 3)
+    monkeypatch.setattr(_loop, "next_chunk", lambda steps, elapsed: 3)
     scheme = tw.Explicit(optax.cosine_decay_schedule(0.2, 20), transform=optax.scale_by_adam())
     options = {"geometry": tw.MaxNorm(), "scheme": scheme, "save_every": 2}
     whole = tw.flow(quadratic, START, num_steps=9, **options)

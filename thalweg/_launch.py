@@ -5,7 +5,9 @@ the host twenty times as long. So a recipe that is called often keeps what it fo
 one call of the compiled program, from the start to the end, with other arrays in the same places.
 """
 
+import dataclasses
 import itertools
+import time as clock
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
@@ -15,10 +17,10 @@ import jax
 import numpy as np
 
 from thalweg import _compiled, _tree
-from thalweg._chunks import cut, pace_of, prepare_chunk, read_facts, run_traced
+from thalweg._chunks import Chunk, Facts, cut, pace_of, prepare_chunk, read_facts, remember_pace, run_traced
 from thalweg._flow import collected, prepare
-from thalweg._loop import Place, Run, continued, pieces_of
-from thalweg._path import Path
+from thalweg._loop import Place, Run, continued, next_chunk, on_device, pieces_of
+from thalweg._path import FlowState, Path
 from thalweg._result import RESULTS, member
 from thalweg._saves import Saves
 from thalweg._shapes import structure_of
@@ -28,16 +30,24 @@ from thalweg.energies import as_energy
 _LARGEST = 256
 # Buffers above this are cut to what was saved at once, those below when somebody looks.
 _KEPT_BYTES = 2**20
+# XLA runs a program whose every array is at most so large in one go, and hands the operations of any other to a queue,
+# which for small problems takes three times as long. So where the state and a matrix over it are that small, nothing is
+# saved on the way: whoever looks at the path has its steps taken again, by the same program and so to the same bits.
+_SMALL_BYTES = 512
+_NEVER = np.asarray(2**31 - 1, np.int32)
 
 
 class _Known(NamedTuple):
-    """A run as a compiled program, and its arrays but for those of the energy and of the state."""
+    """A run as a compiled program, and its arrays but for those of the energy and of the state; whether it is small;
+    whether its buffers are large.
+    """
 
     run: Run
     program: Callable[[list[Any]], Any]
     between: list[Any]
     behind: list[Any]
     static: Any
+    is_small: bool
     is_large: bool
 
 
@@ -49,7 +59,6 @@ def launch(name: Hashable, energy: Any, state: State, choose: Callable[[], dict[
 
     `name` stands for all that `choose` depends on. Only for choices that are checked and resolved by structure alone,
     not by the values of the energy's and the state's arrays (that those of the state are finite is looked at).
-
     While JAX traces (`jax.jit`, `jax.vmap`) the path holds the start and the end.
 
     **Raises:** as [`thalweg.flow`][].
@@ -58,15 +67,16 @@ def launch(name: Hashable, energy: Any, state: State, choose: Callable[[], dict[
         return _traced(prepare(energy, state, **choose()))
     key = structure_of(launch, (name, energy, state))
     known = None if key is None else _known.get(key)
-    if known is None:
-        run = prepare(energy, state, **choose())
-        if key is not None:
-            _known[key] = _as_known(run)
-            while len(_known) > _LARGEST:
-                _known.popitem(last=False)
-        return collected(pieces_of(run))
-    _known.move_to_end(key)
-    path = _relaunched(known, energy, state)
+    path = None
+    if known is not None:
+        _known.move_to_end(key)
+        path = _relaunched(known, energy, state)
+    elif key is not None:
+        known = _known[key] = _as_known(prepare(energy, state, **choose()))
+        while len(_known) > _LARGEST:
+            _known.popitem(last=False)
+        # A large run is begun like any other, a short chunk first: nobody knows yet how long its steps take.
+        path = _relaunched(known, energy, state) if known.is_small else collected(pieces_of(known.run))
     return collected(pieces_of(prepare(energy, state, **choose()))) if path is None else path
 
 
@@ -79,17 +89,23 @@ def _traced(run: Run) -> Path:
 
 
 def _as_known(run: Run) -> _Known:
-    program, arrays = prepare_chunk(run.problem, run.blank, 0, begins=True)
+    num_bytes = _tree.num_bytes(eqx.filter(run.blank.state, eqx.is_array))
+    itemsize = _tree.dtype_of(run.blank.state).itemsize
+    is_small = num_bytes**2 <= _SMALL_BYTES * itemsize and run.problem.packing.num_bytes <= _SMALL_BYTES // 2
+    problem = run.problem
+    if is_small:
+        problem = dataclasses.replace(problem, save_every=_NEVER, buffer_size=2)
+    program, arrays = prepare_chunk(problem, run.blank, 0, begins=True)
     # A plain function has the arrays of the energy it becomes. An energy is the first field of a problem, the state
     # that of a flow state; a flag and a count come last.
-    given, moved = len(_arrays(run.problem.energy)), len(_arrays(run.blank.state))
-    in_problem = len(_arrays(run.problem))
+    given, moved = len(_arrays(problem.energy)), len(_arrays(run.blank.state))
+    in_problem = len(_arrays(problem))
     static = eqx.filter(run.blank, _compiled.is_array, inverse=True)
     bytes_kept = run.problem.buffer_size * _tree.num_bytes(eqx.filter(run.blank, eqx.is_array))
     # On the device, for there they are needed each time.
-    between, behind = jax.device_put((arrays[given:in_problem], [*arrays[in_problem + moved : -2], np.True_]))
-    nothing = not jax.tree.leaves(static)
-    return _Known(run, program, between, behind, None if nothing else static, bytes_kept > _KEPT_BYTES)
+    between, behind = jax.device_put((arrays[given:in_problem], arrays[in_problem + moved : -2]))
+    static = static if jax.tree.leaves(static) else None
+    return _Known(run, program, between, behind, static, is_small, bytes_kept > _KEPT_BYTES)
 
 
 def _arrays(tree: Any) -> list[Any]:
@@ -102,25 +118,84 @@ def _relaunched(known: _Known, energy: Any, state: State) -> Path | None:
     if not all(np.isfinite(np.asarray(leaf)).all() for leaf in moved if getattr(leaf.dtype, "kind", "") == "f"):
         return None
     run = known.run.again(as_energy(energy) if given else None)
-    # Not long enough to wait for: at Ctrl-C in the first chunk there is no path.
-    pace = np.asarray(pace_of(run.name), np.int32)
-    chunk = known.program([*given, *known.between, *moved, *known.behind, pace])
+
+    def begin(num_steps: int) -> Chunk:
+        last = np.True_, np.asarray(num_steps, np.int32)
+        return known.program([*given, *known.between, *moved, *known.behind, *last])
+
+    def go_on(arrays: Any, num_steps: int) -> Chunk:
+        last = np.False_, np.asarray(num_steps, np.int32)
+        return known.program([*given, *known.between, *jax.tree.leaves(arrays), *last])
+
+    if known.is_small:
+        return _small(known, run, begin, go_on)
+    chunk = begin(pace_of(run.name))
     facts = read_facts(chunk)
-    result = member(facts.result)
-    if result is RESULTS.non_finite and facts.num_steps == 0:
+    result, ended = _outcome(facts)
+    if _never_began(facts):
         return None
-    flow_state = chunk.arrays if known.static is None else eqx.combine(chunk.arrays, known.static)
-    ended = bool(facts.is_over) or result is not RESULTS.successful
-    if ended and not facts.is_finite and (result is RESULTS.successful or result is RESULTS.stopped):
-        result = RESULTS.non_finite
+    flow_state = _whole(known, chunk.arrays)
     # The record of the last state is behind the saves on schedule, unless it is one of them.
     end = facts.num_saves + (1 if ended and not facts.is_last_due else 0)
     if known.is_large:
-        saves = cut(run.problem, chunk.buffers, 0, end)
-        path = run.piece(flow_state, saves, result)
+        path = run.piece(flow_state, cut(run.problem, chunk.buffers, 0, end), result)
     else:
         path = run.path(flow_state, run.cut_later(chunk.buffers, end, flow_state), result)
     if ended:
-        return collected(iter([path]))
+        return path
     place = Place(flow_state, None, False, bool(facts.is_cut))
     return collected(itertools.chain([path], continued(run, place)))
+
+
+def _small(known: _Known, run: Run, begin: Callable[[int], Chunk], go_on: Callable[[Any, int], Chunk]) -> Path | None:
+    """The path of a small run, which saves nothing on the way."""
+    num_steps = pace_of(run.name)
+    chunk = begin(num_steps)
+    facts = read_facts(chunk)
+    if _never_began(facts):
+        return None
+    result, ended = _outcome(facts)
+    try:
+        while not ended:
+            began = clock.perf_counter()
+            chunk = go_on(chunk.arrays, num_steps)
+            facts = read_facts(chunk)
+            result, ended = _outcome(facts)
+            num_steps = next_chunk(num_steps, clock.perf_counter() - began)
+        remember_pace(run.name, num_steps)
+    except KeyboardInterrupt:
+        result = RESULTS.interrupted
+    flow_state = _whole(known, chunk.arrays)
+    every, taken = int(run.problem.save_every), facts.num_steps
+
+    def again() -> tuple[Any, ...]:
+        chunk = begin(0)
+        records = [cut(run.problem, chunk.buffers, 0, 1)]
+        done = 0
+        while done < taken:
+            chunk = go_on(chunk.arrays, min(every, taken - done))
+            done += every
+            # Nothing is due: the record of the last state stands first.
+            records.append(cut(run.problem, chunk.buffers, 0, 1))
+        return on_device(jax.tree.map(lambda *leaves: np.concatenate(leaves), *records), flow_state)
+
+    path = run.path(flow_state, Saves.later(again), result)
+    return collected(iter([path])) if result is RESULTS.interrupted else path
+
+
+def _whole(known: _Known, arrays: Any) -> FlowState:
+    return arrays if known.static is None else eqx.combine(arrays, known.static)
+
+
+def _outcome(facts: Facts) -> tuple[Any, bool]:
+    """The result of a chunk, and whether the run has come to its end."""
+    result = member(facts.result)
+    ended = bool(facts.is_over) or result is not RESULTS.successful
+    if ended and not facts.is_finite and (result is RESULTS.successful or result is RESULTS.stopped):
+        result = RESULTS.non_finite
+    return result, ended
+
+
+def _never_began(facts: Facts) -> bool:
+    """Whether the energy has no value where the run was to begin."""
+    return facts.num_steps == 0 and not facts.is_finite

@@ -116,14 +116,15 @@ class Run:
     def piece(self, flow_state: FlowState, saves: tuple[Any, ...], result: Any) -> Path:
         """The same of saves that are NumPy arrays, which JAX is given when they are asked for."""
 
-        return self.path(flow_state, Saves.later(lambda: _on_device(saves, flow_state)), result)
+        return self.path(flow_state, Saves.later(lambda: on_device(saves, flow_state)), result)
 
     def cut_later(self, buffers: list[Any], end: int, flow_state: FlowState) -> Saves:
         """The saves before `end`, cut out of the buffers when they are asked for."""
-        return Saves.later(lambda: _on_device(cut(self.problem, buffers, 0, end), flow_state))
+        return Saves.later(lambda: on_device(cut(self.problem, buffers, 0, end), flow_state))
 
 
-def _on_device(saves: tuple[Any, ...], flow_state: FlowState) -> tuple[Any, ...]:
+def on_device(saves: tuple[Any, ...], flow_state: FlowState) -> tuple[Any, ...]:
+    """The parts of a path's saves as JAX arrays."""
     times, states, records, measurements = jax.device_put(saves)
     # A save holds what moves; the rest of the state (functions, data) is that of the flow.
     return times, eqx.combine(states, flow_state.state), records, measurements
@@ -201,7 +202,7 @@ def continued(
                 run.stats.setdefault("first_chunk_seconds", round(elapsed, 6))
                 compiled = True
             else:
-                chunk_steps = _next_chunk(chunk_steps, elapsed)
+                chunk_steps = next_chunk(chunk_steps, elapsed)
             ended = place.is_over or not is_member(result, RESULTS.successful)
             if store is not None and is_member(result, RESULTS.stopped):
                 # Resumed after the step that stopped, the run would go past it: its last chunk is not stored.
@@ -287,7 +288,8 @@ def _check_not_beyond(run: Run, flow_state: FlowState, until: float | None) -> N
             )
 
 
-def _next_chunk(chunk_steps: int, elapsed: float) -> int:
+def next_chunk(chunk_steps: int, elapsed: float) -> int:
+    """How many steps the next chunk should take, after one that took so many seconds."""
     factor = _CHUNK_SECONDS / max(elapsed, 1e-4)
     return max(1, min(int(chunk_steps * min(max(factor, 0.25), 8.0)), 2**30))
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from thalweg import _tree
 from thalweg._errors import Unavailable
-from thalweg._result import RESULTS
+from thalweg._result import sentence
 from thalweg._saves import Saves
 from thalweg._types import Array, Int, PyTree, Scalar, State
 from thalweg.states import moving
@@ -145,7 +145,7 @@ class Path(eqx.Module):
     @property
     def message(self) -> str:
         """How the run ended, as a sentence."""
-        return str(RESULTS[self.result])
+        return sentence(self.result)
 
     def state_at(self, index: int) -> State:
         """The state at one save; what does not move has no axis of saves and is shared."""

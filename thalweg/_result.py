@@ -88,6 +88,18 @@ def _members() -> dict[int, Any]:
     return {int(np.asarray(item._value)): item for item in items}
 
 
+def sentence(result: Any) -> str:
+    """The sentence of a result, or those of many."""
+    if np.ndim(result._value):
+        return str(RESULTS[result])
+    return _sentences()[int(np.asarray(result._value))]
+
+
+@functools.cache
+def _sentences() -> dict[int, str]:
+    return {number: str(RESULTS[item]) for number, item in _members().items()}
+
+
 def is_member(result: Any, member: Any) -> bool:
     """Whether a result that is known is this member: `==` without asking the device."""
     return int(np.asarray(result._value)) == int(np.asarray(member._value))

@@ -207,7 +207,7 @@ def test_a_restart_makes_nesterov_linear_on_a_strongly_convex_function(restart):
 
 
 def test_momentum_is_resumed_bit_for_bit(tmp_path, monkeypatch):
-    monkeypatch.setattr(_loop, "_next_chunk", lambda steps, elapsed: 3)
+    monkeypatch.setattr(_loop, "next_chunk", lambda steps, elapsed: 3)
     energy = tw.MiniBatch(lambda x, z: jnp.sum((x - z) ** 4), jnp.linspace(-1.0, 1.0, 7), batch_size=2)
     options = {"geometry": tw.PNorm(1.5), "scheme": tw.Momentum(0.1, restart=tw.SpeedRestart(2)), "save_every": 2}
     options["key"] = jax.random.key(5)

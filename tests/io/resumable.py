@@ -102,7 +102,7 @@ SCRIPT = {"particles": {"num_steps": 200}, "grid": {"final_time": 1.503}}
 
 
 def main(directory: Path, finish: bool) -> None:
-    _loop._next_chunk = lambda steps, elapsed: 3
+    _loop.next_chunk = lambda steps, elapsed: 3
     resumed = {}
     for name, options in SCRIPT.items():
         try:

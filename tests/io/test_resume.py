@@ -19,7 +19,7 @@ from thalweg import _loop
 @pytest.fixture(autouse=True)
 def _short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of 1, 1, 5, 5, ... steps, so that a short run has many: they end at 1, 2, 7, 12, ..."""
-    monkeypatch.setattr(_loop, "_next_chunk", lambda steps, elapsed: 5)
+    monkeypatch.setattr(_loop, "next_chunk", lambda steps, elapsed: 5)
     monkeypatch.setattr(_loop, "pace_of", lambda name: 1)
 
 
@@ -66,7 +66,7 @@ def kill_after(steps: int) -> Callable[[int], None]:
 @pytest.mark.parametrize("name", RUNS)
 def test_the_length_of_a_chunk_changes_no_bit(name: str, length: int, monkeypatch: pytest.MonkeyPatch):
     other = whole(name, num_steps=40)
-    monkeypatch.setattr(_loop, "_next_chunk", lambda steps, elapsed: length)
+    monkeypatch.setattr(_loop, "next_chunk", lambda steps, elapsed: length)
     assert_same(run(name, num_steps=40), other)
 
 

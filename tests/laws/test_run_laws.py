@@ -61,7 +61,7 @@ def test_chunks_change_no_number_and_nothing_compiles_twice(cell, monkeypatch, c
     whole = _run(cell)
     first = compilations.count
     assert first > 0, "the counter does not count"
-    monkeypatch.setattr(_loop, "_next_chunk", lambda steps, elapsed: 1)
+    monkeypatch.setattr(_loop, "next_chunk", lambda steps, elapsed: 1)
     single = _run(cell)
     assert compilations.count == first
     # Other numbers, the same shapes: still nothing new.
@@ -69,7 +69,7 @@ def test_chunks_change_no_number_and_nothing_compiles_twice(cell, monkeypatch, c
     first = compilations.count
     _run(cell, other)
     assert compilations.count == first
-    monkeypatch.setattr(_loop, "_next_chunk", lambda steps, elapsed: 1000)
+    monkeypatch.setattr(_loop, "next_chunk", lambda steps, elapsed: 1000)
     for a, b, c in zip(_arrays(whole), _arrays(single), _arrays(_run(cell)), strict=True):
         np.testing.assert_array_equal(a, b)
         np.testing.assert_array_equal(a, c)
@@ -83,7 +83,7 @@ def test_a_failure_leaves_the_same_path_whatever_the_chunks(chunk, save_every, m
     def energy(x):
         return -1.5 * jnp.sum(x**2) + 0 * jnp.sum(jnp.log(200 - jnp.abs(x)))
 
-    monkeypatch.setattr(_loop, "_next_chunk", lambda steps, elapsed: chunk)
+    monkeypatch.setattr(_loop, "next_chunk", lambda steps, elapsed: chunk)
     path = tw.flow(
         energy,
         jnp.ones(1),
