@@ -11,8 +11,8 @@ import pytest
 from resumable import run
 
 import thalweg as tw
-from thalweg._saves import Saves
 from thalweg import io, likelihoods
+from thalweg._saves import Saves
 from thalweg.io import _atomic
 
 xarray = pytest.importorskip("xarray")
