@@ -246,6 +246,19 @@ def test_quickest_descent_from_rest_is_the_cycloid_to_first_order_in_time():
     assert np.log2(off[0] / off[1]) >= 0.6, off
 
 
+def test_minimise_reaches_the_minimiser_of_a_functional_or_says_that_there_is_none():
+    energy = tw.IntegralFunctional(lambda x, y, slope: y * jnp.sqrt(1 + slope**2))
+    start = _between(np.cosh(0.5), np.cosh(0.5), lambda x: np.cosh(0.5) + 0.3 * x[0] * (1 - x[0]))
+    path = tw.minimise(energy, start)
+    assert path.result == tw.RESULTS.minimum
+    assert int(path.final.num_steps) <= 8, "Newton's method converges quadratically"
+    assert _error(path, lambda x: np.cosh(x[:, 0] - 0.5)) < 1e-7
+    # Beyond the first conjugate point, π, the action has no lower bound.
+    action = tw.Action(lambda y: 0.5 * jnp.sum(y**2))
+    beyond = tw.minimise(action, _between(0.0, 1.0, lambda x: x[0] / 4, length=4.0))
+    assert beyond.result == tw.RESULTS.unbounded, beyond.message
+
+
 @pytest.mark.slow
 def test_quickest_descent_by_its_speed_over_the_cube_root_of_x_is_smooth_and_of_high_order():
     # With x = s³ and the speed v = √(2gy) as the unknown the cycloid is smooth at the start: v ~ s.

@@ -12,10 +12,11 @@ from thalweg._measure import ModelDecrease
 from thalweg._path import Path
 from thalweg._types import PyTree
 from thalweg.energies import AbstractEnergy, Box
-from thalweg.geometries import Euclidean
+from thalweg.geometries import L2, Euclidean
 from thalweg.recipes._composite import minimise_composite
 from thalweg.recipes._leaving import settled
 from thalweg.schemes import LearntDiagonal, LinearlyImplicit
+from thalweg.states import GridFunction
 
 
 def minimise(
@@ -38,11 +39,12 @@ def minimise(
     With bounds or `plus` the step is the proximal Newton step ([`thalweg.ProximalNewton`][]), whose points satisfy the
     constraints exactly.
 
-    **Arguments:** `fn`: a twice differentiable function of an array or pytree that returns a scalar; `x0`: where to
-    begin; `lower`, `upper`: bounds, a number or a pytree like `x0` (`None`: none on that side); `plus`: a constraint or
-    penalty with a proximal map, such as `tw.L1(0.1)`, `tw.Simplex()` or `tw.NonNegative()`; `tolerance`: stop when the
-    decrease that the quadratic model still promises is below `tolerance`·|f| (`None`: the rounding unit of the dtype;
-    with bounds or `plus` it is that of [`thalweg.ResidualBelow`][]); `num_steps`: the most steps taken.
+    **Arguments:** `fn`: a twice differentiable function of an array or pytree that returns a scalar, or a functional of
+    a [`thalweg.GridFunction`][]; `x0`: where to begin; `lower`, `upper`: bounds, a number or a pytree like `x0`
+    (`None`: none on that side); `plus`: a constraint or penalty with a proximal map, such as `tw.L1(0.1)`,
+    `tw.Simplex()` or `tw.NonNegative()`; `tolerance`: stop when the decrease that the quadratic model still promises is
+    below `tolerance`·|f| (`None`: the rounding unit of the dtype; with bounds or `plus` it is that of
+    [`thalweg.ResidualBelow`][]); `num_steps`: the most steps taken.
 
     **Returns:** a [`thalweg.Path`][]; `path.final.state` is the point, and `path.result` says what it is:
     `tw.RESULTS.minimum` (for a convex function *the* minimum, else one of perhaps many), or `flat_point`, where the
@@ -66,7 +68,7 @@ def minimise(
 
     def choices() -> dict[str, Any]:
         return {
-            "geometry": Euclidean(),
+            "geometry": L2() if isinstance(x0, GridFunction) else Euclidean(),
             "scheme": LinearlyImplicit(scale=LearntDiagonal(memory=0.0)),
             "num_steps": num_steps,
             "save_every": max(1, num_steps // 1000),
