@@ -9,7 +9,7 @@ import numpy as np
 
 from thalweg import _tree
 from thalweg._errors import Unavailable
-from thalweg._result import sentence
+from thalweg._result import name_of, sentence
 from thalweg._saves import Saves
 from thalweg._types import Array, Int, PyTree, Scalar, State
 from thalweg.states import moving
@@ -134,13 +134,16 @@ class Path(eqx.Module):
         return int(self.times.shape[0])
 
     def __repr__(self) -> str:
-        parts = [f"{len(self)} saves" if self.times.ndim == 1 else f"times of shape {self.times.shape}"]
-        if "energies" in self.records and self.times.ndim == 1 and not _tree.is_traced(self.times):
+        if self.times.ndim != 1 or _tree.is_traced(self.times):
+            return f"Path(times of shape {self.times.shape})"
+        parts = [f"{len(self)} saves", f"{int(self.final.num_steps)} steps"]
+        if "times" not in self.stats:
+            name = "arc length" if "parameter" in self.stats else "time"
+            parts.append(f"{name} {float(self.times[-1]):.4g}")
+        if "energies" in self.records:
             energies = np.asarray(self.energies)
-            parts.append(f"time {float(self.times[-1]):.4g}, energy {energies[0]:.6g} → {energies[-1]:.6g}")
-        if not _tree.is_traced(self.times) and self.times.ndim == 1:
-            parts.append(self.message)
-        return f"Path({'; '.join(parts)})"
+            parts.append(f"energy {energies[0]:.6g} → {energies[-1]:.6g}")
+        return f"Path({'; '.join([*parts, name_of(self.result)])})"
 
     @property
     def message(self) -> str:

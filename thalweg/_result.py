@@ -82,6 +82,17 @@ def member(number: int) -> Any:
     return _members()[number]
 
 
+def name_of(result: Any) -> str:
+    """The name of one result: `"minimum"` for `RESULTS.minimum`."""
+    return _names()[int(np.asarray(result._value))]
+
+
+@functools.cache
+def _names() -> dict[int, str]:
+    items = RESULTS._name_to_item.items()  # pyright: ignore
+    return {int(np.asarray(item._value)): name for name, item in items}
+
+
 @functools.cache
 def _members() -> dict[int, Any]:
     items = RESULTS._name_to_item.values()  # pyright: ignore

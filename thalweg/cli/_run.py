@@ -218,7 +218,9 @@ def summary_of(path: FlowPath) -> dict[str, Any]:
             summary[name] = _curve(path.records[name])
     if "energies" not in path.records and "regular_energy" in path.measurements:
         summary["regular_energy"] = _curve(path.measurements["regular_energy"])
-    if {"energies", "dissipation_rates"} <= set(path.records) and len(path) > 1:
+    # Steps without a largest size follow no flow in time: their balance would say nothing.
+    timed = "times" not in path.stats
+    if {"energies", "dissipation_rates"} <= set(path.records) and len(path) > 1 and timed:
         summary["energy_balance"] = path.energy_balance()._asdict()
     return {**summary, "unavailable": path.unavailable, "stats": path.stats}
 

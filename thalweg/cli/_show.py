@@ -48,7 +48,8 @@ def print_run(console: Console, record: dict[str, Any], folder: Path) -> None:
         return
     _line(console, record["message"])
     seconds = f"{record.get('seconds', 0):.1f} s" if record.get("seconds") is not None else ""
-    facts = [f"{record['num_steps']} steps to t = {record['time']:.6g}", f"{record['saves']} saves", seconds]
+    end = "" if "times" in record.get("stats", {}) else f" to t = {record['time']:.6g}"
+    facts = [f"{record['num_steps']} steps{end}", f"{record['saves']} saves", seconds]
     _line(console, ", ".join([*facts, str(record.get("precision")), f"seed {record.get('seed')}"]))
     for name, label in (
         ("energies", "energy"),
@@ -66,7 +67,8 @@ def print_run(console: Console, record: dict[str, Any], folder: Path) -> None:
     if balance := record.get("energy_balance"):
         lost, dissipated = _number(balance["decrease"]), _number(balance["dissipated"])
         share = balance["relative_error"]
-        apart = "" if share is None else f" (they differ by {100 * share:.2g} %)"
+        why = ", by the length of the steps" if share is not None and share > 0.01 else ""
+        apart = "" if share is None else f" (they differ by {100 * share:.2g} %{why})"
         _line(console, f"{'balance':<16}energy lost {lost}, dissipated {dissipated}{apart}")
     if record.get("reference"):
         print_rows(console, {"": record["reference"]})

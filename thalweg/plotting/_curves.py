@@ -1,4 +1,4 @@
-"""The curves of a path against time: its energy, its dissipation rate, the length of its steps.
+"""The curves of a path against time, or against its steps: its energy, its dissipation rate, the length of its steps.
 
 Labels say what is drawn. A logarithmic axis shows the energy above something, and the label names that something; what
 a representation cannot measure is not drawn, and the figure says so.
@@ -30,14 +30,24 @@ class EnergyCurve(NamedTuple):
     is_logarithmic: bool
 
 
+def is_timed(path: Path) -> bool:
+    """Whether the times of the path measure how far the flow has come, in time or arc length.
+
+    Those of `LinearlyImplicit` without a largest step size do not: near a minimum its steps go on to infinity.
+    """
+    return "times" not in path.stats
+
+
 def time_label(path: Path) -> str:
-    """What the times of the path count."""
+    """What the curves of the path are drawn against."""
+    if not is_timed(path):
+        return "step" if len(path) == int(path.final.num_steps) + 1 else "save"
     return "arc length" if "parameter" in path.stats else "time"
 
 
 def times_of(path: Path) -> np.ndarray:
-    """The times of the saves, shape `(num_saves,)`."""
-    return np.asarray(path.times, np.float64)
+    """Where the saves stand on the axis of `time_label`, shape `(num_saves,)`: their times, or their numbers."""
+    return np.asarray(path.times, np.float64) if is_timed(path) else np.arange(float(len(path)))
 
 
 def energy_curve(path: Path, reference_energy: float | None = None) -> EnergyCurve | None:
@@ -85,12 +95,17 @@ def draw_energy(ax: Any, path: Path, reference_energy: float | None = None) -> N
     _hold_times(ax, path)
     settled = _num_settled(curve.values)
     if settled > 1:
-        since = number(times_of(path)[-settled], 3)
+        since = f"{'' if is_timed(path) else time_label(path) + ' '}{number(times_of(path)[-settled], 3)}"
         ax.text(0.98, 0.9, f"to rounding at its lowest from {since} on", transform=ax.transAxes, **_NOTE)
 
 
 def draw_dissipation(ax: Any, path: Path) -> None:
-    r"""The dissipation rate, and the energy lost per time between two saves, which it should equal."""
+    r"""The dissipation rate, and the energy lost per time between two saves, which it should equal; the squared norm
+    of the gradient alone where there is no time.
+    """
+    if not is_timed(path):
+        _draw_gradient_norm(ax, path)
+        return
     times, rates = times_of(path), np.asarray(path.dissipation_rates, np.float64)
     along_arc = "parameter" in path.stats
     # Along arc length s the energy falls at dF/ds = −‖ξ‖_*, the root of the rate in time.
@@ -112,6 +127,17 @@ def draw_dissipation(ax: Any, path: Path) -> None:
     ax.set(xlabel=time_label(path), ylabel=f"{name}, {unit}")
     ax.set_title("Slope" if along_arc else "Dissipation rate")
     legend(ax, len(times))
+
+
+def _draw_gradient_norm(ax: Any, path: Path) -> None:
+    rates = np.asarray(path.dissipation_rates, np.float64)
+    positive = np.any(rates > 0)
+    _line(ax, times_of(path), np.where(rates > 0, rates, np.nan) if positive else rates)
+    if positive:
+        ax.set_yscale("log")
+    _hold_times(ax, path)
+    ax.set(xlabel=time_label(path), ylabel=r"$\|\xi\|_*^2$")
+    ax.set_title("Squared norm of the gradient")
 
 
 def draw_distances(ax: Any, path: Path) -> None:

@@ -28,6 +28,9 @@ def plot_path(
 ) -> Any:
     """Draw a path: its energy and dissipation rate against time, and its states.
 
+    Where the step size has no limit (`tw.minimise`, `tw.fit`) there is no time: curves run over the steps, and the
+    squared norm of the gradient stands in place of the dissipation rate.
+
     **Arguments:** `path`: of one flow; `energy`: F, for contour lines under a vector of two entries and the data of a
     fit; `reference_state`: what should be reached: a state, a density as a function of one point of shape `(dim,)`,
     its values on the grid, or the minimiser; `reference_energy`: its energy; `coordinates`: which two of many are

@@ -20,7 +20,7 @@ from thalweg._path import Path
 from thalweg.io._atomic import replacing
 from thalweg.plotting import _html
 from thalweg.plotting._animate import render_frames
-from thalweg.plotting._curves import energy_curve, time_label
+from thalweg.plotting._curves import energy_curve, is_timed, time_label
 from thalweg.plotting._path import Pictures
 from thalweg.plotting._states import Saves, View
 from thalweg.plotting._style import number
@@ -144,7 +144,9 @@ def _foot() -> str:
 
 def _header(path: Path, title: str) -> str:
     kind, word = outcome(path)
-    facts = {"steps": str(int(path.final.num_steps)), time_label(path): number(path.final.time)}
+    facts = {"steps": str(int(path.final.num_steps))}
+    if is_timed(path):
+        facts[time_label(path)] = number(path.final.time)
     if "energies" in path.records:
         facts["energy"] = f"{number(path.energies[0], 5)} → {number(path.energies[-1], 5)}"
     elif (curve := energy_curve(path)) is not None:
@@ -189,14 +191,19 @@ def _reference(rows: list[ReferenceRow]) -> str:
 
 def _energy(path: Path, pictures: Pictures) -> str:
     recorded = path.stats.get("distances_squared", "as the scheme reports it")
-    captions = {
-        "energy": ("The energy against time.", ""),
-        "dissipation": (
-            "The dissipation rate against time.",
+    against = f"against the number of the {time_label(path)}"
+    rate = ("The squared norm of the gradient {}.", "These steps follow no flow in time, so there is no rate.")
+    if is_timed(path):
+        against = "against time"
+        rate = (
+            "The dissipation rate {}.",
             "The line is measured at the saves; the steps are the energy lost between two saves, divided by the time "
             "between them. For the flow itself the two agree.",
-        ),
-        "distances": ("The length of the steps against time.", f"Squared distance recorded: {recorded}."),
+        )
+    captions = {
+        "energy": (f"The energy {against}.", ""),
+        "dissipation": (rate[0].format(against), rate[1]),
+        "distances": (f"The length of the steps {against}.", f"Squared distance recorded: {recorded}."),
     }
     parts = [_html.figure(pictures.png(name), *captions[name]) for name in pictures.names() if name in captions]
     if has_balance(path):

@@ -74,8 +74,8 @@ class Saves:
 
     def stamp(self, index: int) -> str:
         """The time of one save, in words."""
-        name = {"time": "t", "arc length": "s"}[self.time_label]
-        return f"${name}$ = {number(self.times[index], 3)}"
+        name = {"time": "$t$ =", "arc length": "$s$ =", "step": "step", "save": "save"}[self.time_label]
+        return f"{name} {number(self.times[index], 3)}"
 
     def choose(self, num: int, *, time_share: float = 0.0) -> list[int]:
         """At most `num` saves between which the state changes by equal amounts; the first and the last are among them.

@@ -11,7 +11,7 @@ import numpy as np
 
 from thalweg._path import Path
 from thalweg._result import RESULTS
-from thalweg.plotting._curves import rounding_of, time_label, times_of
+from thalweg.plotting._curves import is_timed, rounding_of, time_label, times_of
 from thalweg.plotting._style import number
 
 # The two sides of the energy balance agree, in words, if they differ by less than this part.
@@ -97,7 +97,8 @@ def findings(path: Path, rows: list[ReferenceRow]) -> list[str]:
     if "dissipation_rates" in path.records:
         rates = np.asarray(path.dissipation_rates, np.float64)
         verb = "fell" if rates[-1] < rates[0] else "rose" if rates[-1] > rates[0] else "stayed"
-        sentences.append(f"The dissipation rate {verb} from {number(rates[0])} to {number(rates[-1])}.")
+        name = "dissipation rate" if is_timed(path) else "squared norm of the gradient"
+        sentences.append(f"The {name} {verb} from {number(rates[0])} to {number(rates[-1])}.")
     if has_balance(path):
         sentences.append(_about_balance(path))
     if rows:
@@ -107,19 +108,20 @@ def findings(path: Path, rows: list[ReferenceRow]) -> list[str]:
 
 def _about_energy(path: Path) -> str:
     label, end = time_label(path), number(times_of(path)[-1])
+    over = f"{label} {end}" if is_timed(path) else f"{int(path.final.num_steps)} steps"
     if "energies" not in path.records:
         if "regular_energy" not in path.measurements:
             return ""
         values = np.asarray(path.measurements["regular_energy"], np.float64)
         return (
             f"The energy has no value in this representation; the part without the entropy went from "
-            f"{number(values[0], 5)} to {number(values[-1], 5)} over {label} {end}."
+            f"{number(values[0], 5)} to {number(values[-1], 5)} over {over}."
         )
     values = np.asarray(path.energies, np.float64)
     rises = np.diff(values)
     rises = rises[rises > rounding_of(path)]
     verb = "fell" if values[-1] < values[0] else "rose" if values[-1] > values[0] else "stayed"
-    text = f"The energy {verb} from {number(values[0], 5)} to {number(values[-1], 5)} over {label} {end}"
+    text = f"The energy {verb} from {number(values[0], 5)} to {number(values[-1], 5)} over {over}"
     if len(values) < 2:
         return f"The energy at the only save is {number(values[0], 5)}."
     if not len(rises):
@@ -129,8 +131,11 @@ def _about_energy(path: Path) -> str:
 
 
 def has_balance(path: Path) -> bool:
-    """Whether the energy lost can be compared with the energy dissipated."""
-    return "energies" in path.records and "dissipated" in path.records and len(path) > 1
+    """Whether the energy lost can be compared with the energy dissipated.
+
+    Steps without a largest size follow no flow in time, and a balance of theirs would say nothing.
+    """
+    return {"energies", "dissipated"} <= set(path.records) and len(path) > 1 and is_timed(path)
 
 
 def _about_balance(path: Path) -> str:

@@ -182,7 +182,10 @@ class LinearlyImplicit(AbstractScheme):
         return eqx.tree_at(lambda s: s.step_size, self, limited, is_leaf=lambda leaf: leaf is None)
 
     def describe(self) -> dict[str, str]:
-        return {"solver": type(self.solver).__name__, "curvature": type(self.curvature).__name__}
+        chosen = {"solver": type(self.solver).__name__, "curvature": type(self.curvature).__name__}
+        if self.step_size is None:
+            chosen["times"] = "sums of step sizes that only trust limits: not the time of a flow"
+        return chosen
 
 
 def _size(state: State) -> int:
