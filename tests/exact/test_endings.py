@@ -131,6 +131,17 @@ def test_beyond_a_saddle_the_path_goes_on():
     np.testing.assert_allclose(energies[-1], -27 / 256, rtol=1e-12)
 
 
+def test_rounding_next_to_a_saddle_does_not_hold_it():
+    # At the inflection, across a steep valley, F is 1e-35 of terms whose rounding is 1e-27.
+    path = tw.minimise(
+        lambda x: (x[0] - x[1]) ** 3 + (x[0] - x[1]) ** 4 + 1e4 * (x[0] + x[1] - 1) ** 2, jnp.asarray([0.6, 0.4])
+    )
+    assert name_of(path) == "minimum"
+    np.testing.assert_allclose(path.energies[-1], -27 / 256, rtol=1e-12)  # z³ + z⁴ at z = −3/4
+    assert path.stats["saddles_left"] == 1
+    assert tw.minimise(lambda x: jnp.sum(x**2), jnp.ones(2)).stats["saddles_left"] == 0
+
+
 def test_a_saddle_that_a_krylov_space_does_not_see_is_left():
     curvatures = jnp.asarray(RNG.uniform(0.5, 2.0, 301)).at[7].set(-1.0)
     path = tw.minimise(lambda x: 0.5 * jnp.sum(curvatures * x**2) + 0.25 * x[7] ** 4, jnp.ones(301).at[7].set(0.0))

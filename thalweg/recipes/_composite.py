@@ -94,8 +94,7 @@ def minimise_composite(
         taken += int(path.final.num_steps)
         pieces.append(path)
     path = _joined(pieces)
-    left = (("saddles_left", len(pieces) - 1),) if len(pieces) > 1 else ()
-    items = (*path.stats_items, ("start", note), *left)
+    items = (*path.stats_items, ("start", note), ("saddles_left", len(pieces) - 1))
     extras = path.extras if kind is None else {**path.extras, "stationary_point": kind}
     # As a function: a method of a module looks at every array of it, and so would cut the saves.
     return Path.but(path, result=result, extras=extras, stats_items=items)

@@ -23,6 +23,8 @@ from thalweg.states import moving
 _MOST_LEAVINGS = 20
 # Lengths along the direction that leaves, each four times the last.
 _EXPONENTS = np.arange(-4.0, 12.0)
+# So many neighbours of the state tell the rounding of F.
+_SHAKEN = 8
 
 
 def settled(
@@ -44,7 +46,7 @@ def settled(
             rest = num_steps - int(path.final.num_steps) - 1
             step = _step_down(as_energy(energy), path.final.state, ending.step) if rest > 0 else None
         if step is None:
-            stats = (*path.stats_items, ("saddles_left", left)) if left else path.stats_items
+            stats = (*path.stats_items, ("saddles_left", left))
             # As a function: a method of a module looks at every array of it, and so would cut the saves.
             return Path.but(path, result=ending.result, stats_items=stats)
         lower = eqx.combine(_moved(moving(path.final.state), step), path.final.state)
@@ -55,27 +57,43 @@ def settled(
 def _step_down(energy: AbstractEnergy, state: State, step: Array) -> Array | None:
     """A multiple of the step, to one of its sides, after which F is visibly lower; `None` if there is none."""
     lengths = np.concatenate([4.0**_EXPONENTS, -(4.0**_EXPONENTS)])
-    here, values = (
+    here, values, nearby = (
         np.asarray(v, np.float64)
         for v in _compiled.call(_beside, energy, state, step, jnp.asarray(lengths, step.dtype))
     )
     values = values.reshape(2, -1)
-    # As far as F goes on falling; where it has risen on the way, the valley beyond is another.
-    going_down = np.logical_and.accumulate(np.diff(values, prepend=here, axis=1) <= 0, axis=1)
+    # What is left of large terms that cancel: by so much F differs where the state is the same to rounding.
+    noise = np.max(np.abs(nearby - here), initial=0, where=np.isfinite(nearby))
+    visible = 64 * max(float(jnp.finfo(step.dtype).eps) * abs(float(here)), float(noise))
+    # As far as F goes on falling; where it has risen on the way, the valley beyond is another. Until it has fallen
+    # visibly, a rise that is rounding says nothing.
+    before = np.concatenate([np.full((2, 1), here), values[:, :-1]], axis=1)
+    goes_on = (values <= before) | (~_so_far(before < here - visible) & (values <= here + visible))
+    going_down = np.logical_and.accumulate(goes_on, axis=1)
     values = np.where(going_down & np.isfinite(values), values, np.inf).ravel()
     best = int(np.argmin(values))
-    visible = 64 * float(jnp.finfo(step.dtype).eps) * abs(float(here))
     return float(lengths[best]) * step if values[best] < here - visible else None
 
 
-def _beside(energy: AbstractEnergy, state: State, step: Array, lengths: Array) -> tuple[Array, Array]:
+def _so_far(flags: np.ndarray) -> np.ndarray:
+    return np.logical_or.accumulate(flags, axis=1)
+
+
+def _beside(energy: AbstractEnergy, state: State, step: Array, lengths: Array) -> tuple[Array, Array, Array]:
+    """F at the state, along the step, and where every entry differs by a few rounding errors."""
     flat, unravel = ravel_pytree(moving(state))
 
-    def value(length: Any) -> Array:
-        return jnp.asarray(energy(eqx.combine(unravel(flat + length * step), state)), flat.dtype)
+    def value(point: Array) -> Array:
+        return jnp.asarray(energy(eqx.combine(unravel(point), state)), flat.dtype)
 
-    values = jax.vmap(value)(lengths) if flat.size <= LARGEST_DENSE else jax.lax.map(value, lengths)
-    return value(jnp.zeros((), flat.dtype)), values
+    def along(length: Any) -> Array:
+        return value(flat + length * step)
+
+    def shaken(key: Array) -> Array:
+        return value(flat * (1 + 4 * jnp.finfo(flat.dtype).eps * jax.random.rademacher(key, flat.shape, flat.dtype)))
+
+    every = (lambda fn, of: jax.vmap(fn)(of)) if flat.size <= LARGEST_DENSE else jax.lax.map
+    return value(flat), every(along, lengths), every(shaken, jax.random.split(jax.random.key(2), _SHAKEN))
 
 
 def _moved(tree: Any, step: Array) -> Any:
