@@ -1,6 +1,8 @@
 """minimise(): the point where a function is least, and what kind of point it is."""
 
 from collections.abc import Callable
+from functools import reduce
+from operator import add
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ from thalweg._launch import launch
 from thalweg._measure import ModelDecrease
 from thalweg._path import Path
 from thalweg._types import PyTree
-from thalweg.energies import AbstractEnergy, Box
+from thalweg.energies import AbstractEnergy, Box, Zero, decompose
 from thalweg.geometries import L2, Euclidean
 from thalweg.recipes._composite import minimise_composite
 from thalweg.recipes._leaving import settled
@@ -42,7 +44,8 @@ def minimise(
     **Arguments:** `fn`: a twice differentiable function of an array or pytree that returns a scalar, or a functional of
     a [`thalweg.GridFunction`][]; `x0`: where to begin; `lower`, `upper`: bounds, a number or a pytree like `x0`
     (`None`: none on that side); `plus`: a constraint or penalty with a proximal map, such as `tw.L1(0.1)`,
-    `tw.Simplex()` or `tw.NonNegative()`; `tolerance`: stop when the decrease that the quadratic model still promises is
+    `tw.Simplex()` or `tw.NonNegative()` (or add it: `tw.minimise(fn + tw.L1(0.1), x0)`); `tolerance`: stop when the
+    decrease that the quadratic model still promises is
     below `tolerance`·|f| (`None`: the rounding unit of the dtype; with bounds or `plus` it is that of
     [`thalweg.ResidualBelow`][]); `num_steps`: the most steps taken.
 
@@ -56,13 +59,13 @@ def minimise(
 
     **Source:** Su (2023), the section on the penalised view; Conn, Gould, Toint, *Trust-Region Methods* (2000).
     """
-    if lower is not None or upper is not None or plus is not None:
+    has_penalty = isinstance(fn, AbstractEnergy) and bool(decompose(fn).proximable)
+    if lower is not None or upper is not None or plus is not None or has_penalty:
         parts = [] if plus is None else [plus]
         if lower is not None or upper is not None:
             parts.append(Box(-jnp.inf if lower is None else lower, jnp.inf if upper is None else upper))
-        return minimise_composite(
-            fn, x0, parts[0] if len(parts) == 1 else parts[0] + parts[1], tolerance=tolerance, num_steps=num_steps
-        )
+        penalties = reduce(add, parts) if parts else Zero()
+        return minimise_composite(fn, x0, penalties, tolerance=tolerance, num_steps=num_steps)
     if tolerance is None:
         tolerance = float(jnp.finfo(_tree.dtype_of(x0)).eps)
 
