@@ -13,6 +13,7 @@ import thalweg as tw
 PLANE, STEP, W2 = tw.Euclidean(), tw.Explicit(0.1), tw.Wasserstein()
 GRID = tw.Grid(-1.0, 1.0, 20)
 SQUARE = tw.Grid((0.0, 0.0), (1.0, 1.0), (5, 5))
+ROWS = jnp.ones((5, 3))
 
 
 def bowl(x):
@@ -37,6 +38,18 @@ def vector_flow(energy, start, **options):
 
 def density_flow(energy, state, scheme, **options):
     return tw.flow(energy, state, geometry=W2, scheme=scheme, num_steps=1, **options)
+
+
+def line(params, inputs):
+    return inputs @ params
+
+
+def linear_fit(model=line, *, inputs=ROWS, **options):
+    return tw.fit(model, inputs, jnp.ones(5), jnp.ones(3), **options)
+
+
+def returns_nothing(*_):
+    pass
 
 
 CASES = {
@@ -121,6 +134,16 @@ CASES = {
         "4 dimensions",
     ),
     "memory": (lambda: vector_flow(bowl, jnp.ones(10**6), num_steps=10**7), ValueError, "save_every="),
+    "swapped model": (lambda: linear_fit(lambda x, p: x @ p), ValueError, r"params: f64\[3\], inputs: f64\[5,3\]"),
+    "swapped fit": (lambda: linear_fit(inputs=jnp.ones(4)), ValueError, "the parameters first, then the inputs"),
+    "model without return": (lambda: linear_fit(returns_nothing), ValueError, "`model.*returned None"),
+    "energy without return": (lambda: vector_flow(returns_nothing, jnp.ones(2)), ValueError, "`energy`.*returned None"),
+    "minimise without return": (lambda: tw.minimise(returns_nothing, jnp.ones(2)), ValueError, "returned None"),
+    "penalised without return": (
+        lambda: tw.minimise(returns_nothing, jnp.ones(2), plus=tw.L1(1.0)),
+        ValueError,
+        "returned None",
+    ),
     "problem name": (lambda: tw.problems.get("rosenbrok"), ValueError, "rosenbrock"),
 }
 
@@ -137,18 +160,24 @@ def test_bad_input_is_refused_in_at_most_five_lines_that_name_it(name):
 
 WRONG_TYPES = """
 import jax.numpy as jnp, thalweg as tw
+line = lambda p, x: p[0] + p[1] * x
 bowl, plane, step = lambda x: jnp.sum(x**2), tw.Euclidean(), tw.Explicit(0.1)
 calls = [
     lambda: tw.flow(lambda x: x, jnp.ones(2), geometry=plane, scheme=step, num_steps=1),
     lambda: tw.flow(bowl, jnp.ones(2), geometry=plane, scheme=tw.Explicit, num_steps=1),
     lambda: tw.flow(bowl, jnp.ones(2), geometry="euclidean", scheme=step, num_steps=1),
     lambda: tw.Target(3.0, 2),
+    lambda: tw.fit(line, jnp.ones(5), jnp.ones(5), jnp.ones(2), likelihood=tw.likelihoods.Poisson),
+    lambda: tw.fit(line, jnp.ones(5), jnp.ones(5), jnp.ones(2), likelihood="poisson"),
+    lambda: tw.fit(None, jnp.ones(5), jnp.ones(5), jnp.ones(2)),
+    lambda: tw.minimise(lambda x: jnp.sum(x > 0), jnp.ones(2)),
+    lambda: tw.minimise(lambda x: jnp.sum(x * 1j), jnp.ones(2)),
 ]
 for call in calls:
     try:
         call()
     except (TypeError, ValueError) as error:
-        print(len(str(error).splitlines()), str(error).splitlines()[0])
+        print(len(str(error).splitlines()), str(error).replace("\\n", " "))
 """
 
 
@@ -156,8 +185,10 @@ def test_wrong_types_are_named_as_users_see_them():
     # In a process of its own: the tests' own type checker would speak first.
     out = subprocess.run([sys.executable, "-c", WRONG_TYPES], capture_output=True, text=True, check=True).stdout
     lines = out.splitlines()
-    assert len(lines) == 4, out
-    for line, expected in zip(lines, ("shape (2,)", "`scheme`", "`geometry`", "`log_density`"), strict=True):
+    said = ["shape (2,)", "`scheme`", "`geometry`", "`log_density`", "the class Poisson (make one", "got 'poisson'"]
+    said += ["`model` must be a function", "Whole numbers", "real part"]
+    assert len(lines) == len(said), out
+    for line, expected in zip(lines, said, strict=True):
         assert int(line.split()[0]) <= 5
         assert expected in line
 

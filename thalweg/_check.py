@@ -13,6 +13,7 @@ from thalweg._shapes import shapes_of
 from thalweg._types import PRNGKey, State
 from thalweg.energies import (
     AbstractEnergy,
+    Function,
     HalfDeviance,
     NegativeLogLikelihood,
     as_energy,
@@ -20,6 +21,7 @@ from thalweg.energies import (
     decompose,
 )
 from thalweg.geometries import AbstractGeometry
+from thalweg.likelihoods import AbstractFamily
 from thalweg.schemes import AbstractScheme
 from thalweg.states import AbstractDensity, AbstractState, GridDensity, GridFunction, Parametric
 from thalweg.targets import Target
@@ -96,8 +98,10 @@ def _check_energy_fits(energy: AbstractEnergy, state: State) -> None:
     part = structure.without_entropy() if symbolic else energy
     try:
         out = shapes_of(_value, part, state)
-    except (UnsupportedCombination, ValueError):
+    except UnsupportedCombination:
         raise
+    except ValueError as error:
+        raise _none_returned(part, state, error) from error
     except AttributeError as error:
         raise UnsupportedCombination(
             f"`{_named(energy)}` cannot be evaluated at {_named(state)}: {_plain(error)}.\n"
@@ -105,20 +109,76 @@ def _check_energy_fits(energy: AbstractEnergy, state: State) -> None:
             "vectors need a function of the vector."
         ) from error
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[0][:200]
         raise ValueError(
-            f"`energy` failed when it was tried on the shapes of `initial_state`:\n  {type(error).__name__}: {reason}\n"
+            f"`energy` failed when it was tried on the shapes of `initial_state`:\n  {first_line(error)}\n"
             "It must accept the state and be written with jax.numpy."
         ) from error
-    if out.shape != () or not jnp.issubdtype(out.dtype, jnp.floating):
-        raise ValueError(
-            f"`energy` must return one real number (shape ()); got shape {out.shape} and dtype {out.dtype}. "
-            "A potential or log density takes one point and returns a scalar: end it with `jnp.sum(...)`."
-        )
+    _check_scalar(out)
     if isinstance(state, GridDensity) and structure.potential and not _tree.is_traced(state.values):
         _check_potential(energy, state)
     if isinstance(state, GridFunction) and not _tree.is_traced(state.values):
         check_integrands(energy, state)
+
+
+def _check_scalar(out: Any) -> None:
+    if out.shape == () and jnp.issubdtype(out.dtype, jnp.floating):
+        return
+    if out.shape != ():
+        advice = "A potential or log density takes one point and returns a scalar: end it with `jnp.sum(...)`."
+    elif jnp.issubdtype(out.dtype, jnp.complexfloating):
+        advice = "Take its real part, e.g. `jnp.real(...)`, or use `jnp.abs(z) ** 2` for squares."
+    else:
+        advice = "Whole numbers have no slope: use floating-point numbers throughout, without `round`, `>` or `argmax`."
+    raise ValueError(
+        f"`energy` must return one real number (shape ()); got shape {out.shape} and dtype {out.dtype}.\n{advice}"
+    )
+
+
+def _none_returned(energy: AbstractEnergy, state: State, error: ValueError) -> ValueError:
+    """What to say where the user's function returns `None`, else the error itself."""
+    parts = jax.tree.leaves(energy, is_leaf=lambda part: isinstance(part, Function))
+    try:
+        nothing = any(isinstance(part, Function) and eqx.filter_eval_shape(part.fn, state) is None for part in parts)
+    except Exception:  # it fails before it returns, which is said instead
+        return error
+    return (
+        ValueError("`energy` must return one real number; it returned None. Has it a `return`?") if nothing else error
+    )
+
+
+def first_line(error: Exception) -> str:
+    """An error of somebody else's in one line."""
+    text = (str(error).strip().splitlines() or [""])[0][:200]
+    return f"{type(error).__name__}: {text}"
+
+
+def check_fit(model: Any, inputs: Any, outputs: Any, params: Any, likelihood: Any) -> None:
+    """Raise unless the model returns parameters of the likelihood, and the observations fit both."""
+    if not isinstance(likelihood, AbstractFamily):
+        given = repr(likelihood) if isinstance(likelihood, str) else _named(likelihood)
+        raise TypeError(
+            f"`likelihood` must be a family such as `tw.likelihoods.Poisson()`; got {given}.\n"
+            "`None` is a normal distribution of standard deviation 1."
+        )
+    if not callable(model):
+        raise TypeError(f"`model` must be a function `model(params, inputs)`; got {_named(model)}.")
+    try:
+        predicted = eqx.filter_eval_shape(model, params, inputs)
+    except Exception as error:
+        raise ValueError(
+            f"`model(params, inputs)` failed when it was tried on shapes:\n  {first_line(error)}\n"
+            f"params: {_shapes(params)}, inputs: {_shapes(inputs)}.\n"
+            "It must take the parameters first, then the inputs, whose shapes must fit, and be written with jax.numpy."
+        ) from error
+    if predicted is None:
+        raise ValueError("`model(params, inputs)` must return its outputs; it returned None. Has it a `return`?")
+    if likelihood.check is not None:
+        likelihood.check(predicted, outputs)
+
+
+def _shapes(tree: Any) -> str:
+    text = eqx.tree_pformat(tree, width=10_000).replace("\n", " ")
+    return text if len(text) <= 120 else f"{text[:117]}..."
 
 
 def _value(energy: AbstractEnergy, state: State) -> Any:

@@ -142,6 +142,16 @@ def test_bounds_hold_exactly_and_the_rest_is_at_rest():
     np.testing.assert_allclose(sparse.final.state, [1.9, 0.0], atol=1e-10)
 
 
+def test_a_penalty_that_is_part_of_the_function_is_a_penalty_all_the_same():
+    bowl = tw.as_energy(lambda x: 0.5 * jnp.sum((x - jnp.asarray([2.0, 0.05])) ** 2))
+    for fn in (bowl + tw.L1(0.1), tw.L1(0.1) + bowl, 0.5 * (2.0 * bowl + 0.2 * tw.L1(1.0))):
+        path = tw.minimise(fn, jnp.ones(2))
+        assert path.result == tw.RESULTS.minimum
+        np.testing.assert_allclose(path.final.state, [1.9, 0.0], atol=1e-10)
+    bounded = tw.minimise(bowl + tw.L1(0.1), jnp.ones(2), upper=1.5)
+    np.testing.assert_allclose(bounded.final.state, [1.5, 0.0], atol=1e-10)
+
+
 @pytest.mark.parametrize(
     ("fn", "x0", "words"),
     [

@@ -1,15 +1,29 @@
 """The curves of a path say what they show: which energy, above what, and what could not be measured."""
 
+import functools
+
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from matplotlib.patches import StepPatch
 from plot_helpers import MAKERS, drawn_panels, line_with, made_path, path_of, texts_outside
 
+import thalweg as tw
+from thalweg._result import name_of
 from thalweg.plotting import compare_paths, plot_path
-from thalweg.plotting._curves import draw_dissipation, draw_distances, draw_energy, draw_energy_strip, energy_curve
+from thalweg.plotting._curves import (
+    draw_dissipation,
+    draw_distances,
+    draw_energy,
+    draw_energy_strip,
+    energy_curve,
+    time_label,
+    times_of,
+)
 from thalweg.plotting._states import Saves
 from thalweg.plotting._style import private_figure, styled
+from thalweg.plotting._words import findings
 
 DECAY = 2.0 + 10.0 ** -np.arange(8.0)
 
@@ -117,6 +131,71 @@ def test_an_overview_has_labels_on_every_panel_and_nothing_is_cut_off(kind: str)
         assert ax.get_ylabel() or not own.is_first_col()
     assert any(ax.get_xlabel() == "time" for ax in panels)
     assert texts_outside(figure) == []
+
+
+@functools.cache
+def without_time():
+    inputs = jnp.linspace(0.0, 3.0, 9)
+    outputs = 2 * jnp.exp(-1.5 * inputs)
+    path = tw.fit(lambda p, t: p[0] * jnp.exp(-p[1] * t), inputs, outputs, jnp.ones(2))
+    return path, tw.HalfDeviance(outputs)
+
+
+def test_steps_without_a_limit_are_drawn_by_their_number_and_have_no_rate():
+    path, _ = without_time()
+    assert float(path.times[-1]) > 1e10
+    figure = plot_path(path)
+    energy, gradient, _, parameters = drawn_panels(figure)
+    for ax in (energy, gradient, parameters):
+        assert ax.get_xlabel() == "step"
+        np.testing.assert_array_equal(ax.lines[0].get_xdata(), np.arange(len(path)))
+    assert gradient.get_yscale() == "log"
+    assert not [patch for patch in gradient.patches if isinstance(patch, StepPatch)]
+    shown = np.asarray(path.dissipation_rates) > 0
+    np.testing.assert_array_equal(gradient.lines[0].get_ydata()[shown], path.dissipation_rates[shown])
+    assert Saves(path).stamp(2) == "step 2"
+    assert texts_outside(figure) == []
+
+
+def test_steps_that_were_not_all_saved_are_counted_by_saves():
+    path = made_path(DECAY, stats={"times": "of no flow"})
+    path = path.but(final=eqx.tree_at(lambda final: final.num_steps, path.final, jnp.asarray(14)))
+    ax = axes()
+    draw_energy(ax, path)
+    assert ax.get_xlabel() == "save"
+
+
+def test_a_step_size_that_is_given_is_a_time():
+    path = tw.flow(
+        lambda x: jnp.sum(x**2), jnp.ones(2), geometry=tw.Euclidean(), scheme=tw.LinearlyImplicit(0.1), num_steps=3
+    )
+    assert time_label(path) == "time"
+    np.testing.assert_allclose(times_of(path), [0.0, 0.1, 0.2, 0.3])
+
+
+def test_nothing_is_said_of_a_balance_where_there_is_no_time():
+    path, _ = without_time()
+    said = " ".join(findings(path, []))
+    assert f"over {len(path) - 1} steps" in said
+    assert "squared norm of the gradient fell" in said
+    assert "dissipated" not in said
+
+
+def test_a_fit_is_drawn_with_its_data_if_the_energy_is_given():
+    path, energy = without_time()
+    data = line_with(drawn_panels(path.plot(energy=energy))[2], "data")
+    np.testing.assert_array_equal(data[:, 1], energy.outputs)
+    assert "data" not in [line.get_label() for line in drawn_panels(path.plot())[2].lines]
+
+
+def test_a_path_prints_in_one_short_line():
+    path, _ = without_time()
+    first, last = path.energies[0], path.energies[-1]
+    assert repr(path) == (
+        f"Path({len(path)} saves; {len(path) - 1} steps; energy {first:.6g} → {last:.6g}; {name_of(path.result)})"
+    )
+    assert repr(path_of("line")).startswith("Path(9 saves; 8 steps; time 0.08; energy ")
+    assert "arc length 7" in repr(made_path(DECAY, stats={"parameter": "arc length"}))
 
 
 def test_what_is_not_available_is_said_in_the_figure_and_not_drawn():

@@ -18,6 +18,7 @@ from PIL import Image
 from plot_helpers import made_path, path_of
 
 import thalweg as tw
+from thalweg._saves import Saves
 from thalweg.plotting import ReferenceRow, _report, write_figures, write_report
 from thalweg.plotting._words import findings, outcome, reference_rows
 
@@ -148,10 +149,10 @@ def test_every_row_of_the_reference_has_its_verdict(page: Page):
 
 def test_texts_from_outside_stay_texts(tmp_path: pathlib.Path):
     evil = '</script></style><script>alert(1)</script><img src=x onerror="alert(2)">&amp;\'"'
-    path = eqx.tree_at(lambda p: p.measurements, path_of("line"), {})
+    path = path_of("line")
     path = dataclasses.replace(
         path,
-        measurements={evil: jnp.arange(9.0)},
+        saves=Saves(path.times, path.states, path.records, {evil: jnp.arange(9.0)}),
         unavailable_items=((evil, evil),),
         stats_items=(*path.stats_items, (evil, evil)),
     )

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from thalweg import _tree
+from thalweg._check import check_fit
 from thalweg._launch import launch
 from thalweg._measure import ModelDecrease
 from thalweg._path import Path
@@ -53,13 +54,16 @@ def fit(
     to infinity, as those of a logistic regression on separable classes do; `out_of_steps` where `num_steps` were taken
     before the tolerance was reached; `corner`, `step_size_underflow` or `non_finite` where no step helps.
 
-    **Raises:** `ValueError` if an observation does not fit the likelihood.
+    `path.plot(energy=tw.HalfDeviance(outputs))` draws the data points beside the model; the path does not hold them.
+
+    **Raises:** `TypeError` if `likelihood` is no family; `ValueError` if the model cannot be called as
+    `model(params, inputs)`, or if an observation does not fit the likelihood.
 
     **Source:** Su (2023), the section on natural gradient; Transtrum, Sethna (arXiv:1201.5885, 2012).
     """
-    family = Regression(model, inputs, Normal() if likelihood is None else likelihood)
-    state = Parametric(params, family)
-    family.check(params, outputs)
+    likelihood = Normal() if likelihood is None else likelihood
+    state = Parametric(params, Regression(model, inputs, likelihood))
+    check_fit(model, inputs, outputs, params, likelihood)
     if save_every is None:
         few = sum(leaf.size for leaf in jax.tree.leaves(params)) <= _FEW
         save_every = max(1, num_steps // (1000 if few else 100))
