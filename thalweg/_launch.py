@@ -14,10 +14,12 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from thalweg import _compiled, _tree
 from thalweg._chunks import Chunk, Facts, cut, pace_of, prepare_chunk, read_facts, remember_pace, run_traced
+from thalweg._errors import Unavailable
 from thalweg._flow import collected, prepare
 from thalweg._loop import Place, Run, continued, next_chunk, on_device, pieces_of
 from thalweg._path import FlowState, Path
@@ -114,7 +116,8 @@ def _arrays(tree: Any) -> list[Any]:
 
 def _relaunched(known: _Known, energy: Any, state: State) -> Path | None:
     """The path, or `None` where the start is not what it must be, which the slow way says better."""
-    given, moved = _arrays(energy), _arrays(state)
+    # A NumPy array may be written to before somebody looks at the path.
+    given, moved = ([jnp.array(a) if isinstance(a, np.ndarray) else a for a in _arrays(t)] for t in (energy, state))
     if not all(np.isfinite(np.asarray(leaf)).all() for leaf in moved if getattr(leaf.dtype, "kind", "") == "f"):
         return None
     run = known.run.again(as_energy(energy) if given else None)
@@ -168,19 +171,37 @@ def _small(known: _Known, run: Run, begin: Callable[[int], Chunk], go_on: Callab
     flow_state = _whole(known, chunk.arrays)
     every, taken = int(run.problem.save_every), facts.num_steps
 
+    arrays = chunk.arrays
+
     def again() -> tuple[Any, ...]:
-        chunk = begin(0)
-        records = [cut(run.problem, chunk.buffers, 0, 1)]
-        done = 0
-        while done < taken:
-            chunk = go_on(chunk.arrays, min(every, taken - done))
-            done += every
-            # Nothing is due: the record of the last state stands first.
-            records.append(cut(run.problem, chunk.buffers, 0, 1))
+        try:
+            chunk = begin(0)
+            records = [cut(run.problem, chunk.buffers, 0, 1)]
+            for done in range(0, taken, every):
+                chunk = go_on(chunk.arrays, min(every, taken - done))
+                # Nothing is due: the record of the last state stands first.
+                records.append(cut(run.problem, chunk.buffers, 0, 1))
+        except Exception as error:
+            raise _cannot_repeat(f"{type(error).__name__}: {error}".splitlines()[0][:120]) from error
+        if not _same_place(chunk.arrays, arrays):
+            raise _cannot_repeat("it ends elsewhere than it did")
         return on_device(jax.tree.map(lambda *leaves: np.concatenate(leaves), *records), flow_state)
 
     path = run.path(flow_state, Saves.later(again), result)
     return collected(iter([path])) if result is RESULTS.interrupted else path
+
+
+def _same_place(one: FlowState, other: FlowState) -> bool:
+    pairs = zip(jax.tree.leaves((one.state, one.time)), jax.tree.leaves((other.state, other.time)), strict=True)
+    return all(np.array_equal(np.asarray(a), np.asarray(b), equal_nan=True) for a, b in pairs)
+
+
+def _cannot_repeat(reason: str) -> Unavailable:
+    return Unavailable(
+        f"The saves of this path are computed when they are first asked for, and cannot be any more: {reason}.\n"
+        "What the function reads, or a setting of JAX, has changed since the run, or an array was deleted; "
+        "look at the path before. `path.final` is what was reached."
+    )
 
 
 def _whole(known: _Known, arrays: Any) -> FlowState:

@@ -40,6 +40,9 @@ class Saves:
         self.__dict__.pop("_make", None)
         return self.__dict__[name]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Saves, self.parts()
+
     def parts(self) -> tuple[Any, ...]:
         """The four of them."""
         return self.times, self.states, self.records, self.measurements

@@ -48,6 +48,10 @@ class Scale(eqx.Module):
             return right / self.root
         return solve_triangular(self.root, right, lower=True, trans=1)
 
+    def length(self, vector: Array) -> Scalar:
+        """The length $\\|L^\\top v\\|$ of a vector in the metric."""
+        return jnp.linalg.norm(self.root * vector if self.root.ndim == 1 else self.root.T @ vector)
+
 
 class DenseModel(eqx.Module):
     """A model with a symmetric matrix of second derivatives."""

@@ -116,7 +116,8 @@ class LinearlyImplicit(AbstractScheme):
         first_value = jnp.where(jnp.isfinite(memory.first_value), memory.first_value, value)
         least = jnp.zeros((), dtype) if self.step_size is None else 1 / jnp.asarray(self.step_size, dtype)
         descended = jnp.maximum(first_value - value, 0)
-        local = Local(energy, value, model, geometry, metric, unravel, scale, least, descended)
+        length = scale.length(flat)
+        local = Local(energy, value, model, geometry, metric, unravel, scale, least, descended, length)
         trial, count, spectrum, at_rest = first_good(local, memory.radius)
         eps = jnp.finfo(dtype).eps
         size = trial.ball.size
@@ -127,6 +128,10 @@ class LinearlyImplicit(AbstractScheme):
         relative = jnp.where(decrement > 0, decrement / reference, 0).astype(dtype)
         # Where no step helps and none was to be expected, to rounding, this is the end and not a failure.
         little = (relative <= 1e-6) | (decrement <= 64 * eps * (first_value - value))
+        # Where F is small from the start on, the length of Newton's step tells it.
+        newton = jnp.linalg.norm(spectrum.slopes / (jnp.maximum(spectrum.values, 0) + spectrum.floor))
+        near = (spectrum.lowest >= 0) & (newton <= eps**0.5 * length)
+        little = little | near
         at_rest = at_rest | (~trial.good & little)
         moved = _tree.where(at_rest, state, local.moved(trial.displacement))
         # Slopes go on telling where the values have stopped.
@@ -135,6 +140,8 @@ class LinearlyImplicit(AbstractScheme):
         least_decrement = jnp.minimum(memory.least_decrement, decrement)
         stalled = jnp.where(lowered, 0, memory.stalled + jnp.where(at_rest, _STALLED, 1))
 
+        # A step that is lost in the rounding of the state: there is nothing left to gain, whatever F says.
+        lost = near & (size <= 4 * eps * length)
         result = RESULTS.where(trial.good | at_rest, RESULTS.successful, RESULTS.step_size_underflow)
         result = RESULTS.where(jnp.isfinite(value), result, RESULTS.non_finite)
         stats = {
@@ -143,7 +150,7 @@ class LinearlyImplicit(AbstractScheme):
             "largest_curvature": spectrum.largest,
             "ratio": trial.ratio,
             "relative_decrement": relative,
-            "has_stalled": (stalled >= _STALLED) & little,
+            "has_stalled": ((stalled >= _STALLED) & little) | lost,
             "curvature_change": _change(diagonal, memory.diagonal, spectrum.lowest, memory.lowest),
         }
         distance = jnp.where(at_rest, 0, size**2)

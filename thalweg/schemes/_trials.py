@@ -19,7 +19,8 @@ _MAX_TRIALS = 60
 
 class Local(NamedTuple):
     """What the trials of one step share: the energy with its value here and its model, the metric with flat coordinates
-    around the state, the scale in which a step is measured, the least multiplier, and what F has fallen by so far.
+    around the state, the scale in which a step is measured, the least multiplier, what F has fallen by so far, and the
+    length of the state in that scale.
     """
 
     energy: AbstractEnergy
@@ -31,6 +32,7 @@ class Local(NamedTuple):
     scale: Scale
     least: Scalar
     descended: Scalar
+    size: Scalar
 
     def moved(self, displacement: Array) -> State:
         """The state at a displacement."""
@@ -70,8 +72,10 @@ def first_good(local: Local, radius: Scalar) -> tuple[Trial, Count, Spectrum, Fl
     shortcut = local.model.newton(local.scale, radius) if isinstance(local.model, DenseModel) else None
     spectrum = local.spectrum() if shortcut is None else jax.lax.cond(shortcut[1], lambda: shortcut[0], local.spectrum)
     first = jax.lax.cond(jnp.isfinite(radius), lambda: radius, lambda: _first_radius(spectrum))
-    num_unknowns = local.model.gradient.shape[0]
-    at_rest = jnp.all(spectrum.slopes == 0) & (spectrum.lowest >= -100 * num_unknowns * spectrum.floor)
+    descends = spectrum.lowest < -100 * local.model.gradient.shape[0] * spectrum.floor
+    # Where F falls along the lowest curvature, however small the slope, a step must be long enough to be seen.
+    first = jnp.where(descends, jnp.maximum(first, jnp.finfo(first.dtype).eps ** 0.5 * local.size), first)
+    at_rest = jnp.all(spectrum.slopes == 0) & ~descends
 
     def attempt(search: _Search) -> _Search:
         earlier, count, spectrum = search
