@@ -1,5 +1,10 @@
 """What can be said of a point or a path after it has been computed: which kind of stationary point was reached."""
 
+from thalweg.diagnostics._around_piece import AroundPiece as AroundPiece
+from thalweg.diagnostics._around_piece import Feasible as Feasible
+from thalweg.diagnostics._around_piece import around_piece as around_piece
+from thalweg.diagnostics._around_piece import settled_curvature as settled_curvature
+from thalweg.diagnostics._around_piece import travels as travels
 from thalweg.diagnostics._composite import ResidualBelow as ResidualBelow
 from thalweg.diagnostics._composite import downhill_on_piece as downhill_on_piece
 from thalweg.diagnostics._composite import stationary_point_on_piece as stationary_point_on_piece

@@ -22,10 +22,12 @@ from thalweg.energies import AbstractEnergy, as_energy, decompose
 from thalweg.states import moving
 
 # Up to here all eigenvalues are found; beyond, the smallest is estimated from products.
-_LARGEST_DENSE = 500
+LARGEST_DENSE_PIECE = 500
 _LANCZOS_STEPS = 80
 # Below this share of a unit vector a direction counts as across the piece.
 _ACROSS = 1e-6
+# So many neighbours of a state tell the rounding of F.
+_SHAKEN = 8
 
 
 class ResidualBelow(eqx.Module):
@@ -69,16 +71,16 @@ def stationary_point_on_piece(
     """
     energy = as_energy(energy)
     size = sum(leaf.size for leaf in jax.tree.leaves(moving(state)))
-    if size > _LARGEST_DENSE:
-        smallest, direction, sign, norm = _run(_estimated, energy, state, gradient_norm)
+    if size > LARGEST_DENSE_PIECE:
+        smallest, direction, sign, norm = run_compiled(_estimated, energy, state, gradient_norm)
     else:
-        *parts, norm = _run(_second_order, energy, state, gradient_norm)
+        *parts, norm = run_compiled(second_order, energy, state, gradient_norm)
         # On the host a decomposition needs nothing compiled.
         traced = any(_tree.is_traced(part) for part in parts)
         hessian, projection, step = parts if traced else map(np.asarray, parts)
         smallest, direction, sign = _dense(hessian, projection, step, jnp if traced else np)
     up, down, flat = (jnp.asarray(flag) for flag in (sign > 0, sign < 0, sign == 0))
-    estimated = size > _LARGEST_DENSE
+    estimated = size > LARGEST_DENSE_PIECE
     return StationaryPoint(jnp.asarray(smallest), _shaped(direction, state), norm, up, down, flat, estimated)
 
 
@@ -92,7 +94,7 @@ def downhill_on_piece(energy: AbstractEnergy | Callable[..., Any], state: State,
     **Arguments:** `energy`: for example `f + tw.Box(0, 1)`; `state`: a stationary point; `direction`: shaped like what
     moves in it, such as `stationary_point_on_piece(energy, state).direction`.
     """
-    found, falls = _run(_downhill, as_energy(energy), state, direction)
+    found, falls = run_compiled(_downhill, as_energy(energy), state, direction)
     return eqx.combine(found, state) if bool(falls) else None
 
 
@@ -104,14 +106,20 @@ def _downhill(energy: AbstractEnergy, state: State, direction: PyTree) -> tuple[
     eps = jnp.finfo(flat.dtype).eps
     size = jnp.maximum(jnp.max(jnp.abs(flat)), 1)
 
-    def at(length: Scalar) -> tuple[Array, Scalar]:
+    def at(length: Scalar, origin: Array = flat) -> tuple[Array, Scalar]:
         # With a step of zero the proximal map is the nearest feasible point.
-        point = kinks.prox(unravel(flat + length * way), jnp.zeros((), flat.dtype))
+        point = kinks.prox(unravel(origin + length * way), jnp.zeros((), flat.dtype))
         value = smooth(eqx.combine(point, state)).astype(flat.dtype) + kinks.inside(point).astype(flat.dtype)
         return ravel_pytree(point)[0], value
 
     start = at(jnp.zeros((), flat.dtype))[1]
-    rounding = 16 * eps * jnp.abs(start)
+    # What is left of large terms that cancel: by so much F differs where the state is the same to rounding.
+    signs = jax.vmap(lambda key: jax.random.rademacher(key, flat.shape, flat.dtype))(
+        jax.random.split(jax.random.key(2), _SHAKEN)
+    )
+    nearby = jax.vmap(lambda sign: at(jnp.zeros((), flat.dtype), flat * (1 + 4 * eps * sign))[1])(signs)
+    noise = jnp.max(jnp.where(jnp.isfinite(nearby), jnp.abs(nearby - start), 0))
+    rounding = 16 * jnp.maximum(eps * jnp.abs(start), noise)
 
     def along(sign: Array) -> tuple[Array, Scalar]:
         def longer(carry: tuple[Array, Scalar, Scalar, Flag]) -> tuple[Array, Scalar, Scalar, Flag]:
@@ -136,7 +144,7 @@ def _downhill(energy: AbstractEnergy, state: State, direction: PyTree) -> tuple[
     return unravel(points[best]), values[best] < start
 
 
-def _run(fn: Callable[..., Any], energy: AbstractEnergy, state: State, *rest: Any) -> Any:
+def run_compiled(fn: Callable[..., Any], energy: AbstractEnergy, state: State, *rest: Any) -> Any:
     """The function compiled, or as it is where it is being traced already."""
     traced = any(_tree.is_traced(leaf) for leaf in jax.tree.leaves((energy, state, rest)))
     return fn(energy, state, *rest) if traced else _compiled.call(fn, energy, state, *rest)
@@ -166,7 +174,7 @@ def _short(size: Scalar, flat: Array, gradient: Array) -> Scalar:
     return jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1), linear)
 
 
-def _second_order(energy: AbstractEnergy, state: State, norm: Any) -> tuple[Array, Array, Scalar, Any]:
+def second_order(energy: AbstractEnergy, state: State, norm: Any) -> tuple[Array, Array, Scalar, Any]:
     """The Hessian of the smooth part, the derivative of the proximal map, the step of that map, and the norm of the
     least subgradient.
     """
@@ -188,6 +196,19 @@ def _dense(hessian: Any, projection: Any, step: Any, xp: Any) -> tuple[Any, Any,
     size, eps = hessian.shape[0], xp.finfo(hessian.dtype).eps
     if xp is np and not (np.all(np.isfinite(hessian)) and np.all(np.isfinite(projection))):
         return np.full_like(step, np.nan), np.zeros_like(hessian[0]), np.zeros_like(step)
+    free, basis, along, root = reduced_to_piece(hessian, projection, step, xp)
+    values, vectors = xp.linalg.eigh(along)
+    least = xp.linalg.eigvalsh(along / root[:, None] / root[None])[0]
+    sign = xp.where(xp.abs(least) <= 100 * size * eps, 0, xp.sign(least))
+    vertex = ~xp.any(free)
+    return xp.where(vertex, xp.inf, values[0]), basis @ vectors[:, 0], xp.where(vertex, 1, sign)
+
+
+def reduced_to_piece(hessian: Any, projection: Any, step: Any, xp: Any) -> tuple[Any, Any, Any, Any]:
+    """Which directions of a basis are free on the piece, the basis (columns), the curvature in it, and a root with
+    which its rows are of size one (Ruiz, 2001).
+    """
+    size = hessian.shape[0]
     hessian, projection = 0.5 * (hessian + hessian.T), 0.5 * (projection + projection.T)
     shares, basis = xp.linalg.eigh(projection)
     free = shares > _ACROSS
@@ -197,15 +218,11 @@ def _dense(hessian: Any, projection: Any, step: Any, xp: Any) -> tuple[Any, Any,
     # Directions across the piece take no part: they are given a curvature that is never the smallest.
     most = xp.max(xp.abs(along))
     along = along + xp.diag(xp.where(free, 0, size * xp.where(most > 0, most, 1)).astype(along.dtype))
-    values, vectors = xp.linalg.eigh(along)
     root = xp.ones_like(shares)
-    for _ in range(8):  # rows of size one, so that zero means zero to rounding (Ruiz, 2001)
+    for _ in range(8):
         largest = xp.max(xp.abs(along) / root[:, None] / root[None], axis=1)
         root = xp.where(largest > 0, root * xp.sqrt(largest), root)
-    least = xp.linalg.eigvalsh(along / root[:, None] / root[None])[0]
-    sign = xp.where(xp.abs(least) <= 100 * size * eps, 0, xp.sign(least))
-    vertex = ~xp.any(free)
-    return xp.where(vertex, xp.inf, values[0]), basis @ vectors[:, 0], xp.where(vertex, 1, sign)
+    return free, basis, along, root
 
 
 def _shaped(direction: Any, state: State) -> Any:
@@ -231,21 +248,38 @@ def _any_direction(like: Array) -> Array:
 
 
 def _estimated(energy: AbstractEnergy, state: State, norm: Any) -> tuple[Scalar, Array, Scalar, Any]:
+    flat, gradient, reduced, project = _products(energy, state)
+    return *_by_lanczos(reduced, project, flat)[:3], _least_norm(energy, state, gradient, norm)
+
+
+def estimated_parts(energy: AbstractEnergy, state: State) -> tuple[Array, Any, Any, tuple[Scalar, Array], Scalar]:
+    """The state as a vector; products with the curvature on the piece, and with the derivative of the proximal map;
+    the smallest curvature with its vector, and the largest.
+    """
+    flat, _, reduced, project = _products(energy, state)
+    smallest, vector, _, most = _by_lanczos(reduced, project, flat)
+    return flat, reduced, project, (smallest, vector), most
+
+
+def _products(energy: AbstractEnergy, state: State) -> tuple[Array, Array, Any, Any]:
     flat, slope, prox = _parts_of(energy, state)
     gradient, product = jax.linearize(slope, flat)
     step = _short(_largest(product, flat), flat, gradient)
     _, project = jax.linearize(lambda v: prox(v, step), flat - step * gradient)
-    return *_by_lanczos(product, project, step, flat), _least_norm(energy, state, gradient, norm)
-
-
-def _by_lanczos(
-    product: Callable[[Array], Array], project: Callable[[Array], Array], step: Scalar, like: Array
-) -> tuple[Scalar, Array, Scalar]:
-    """The smallest Ritz value on the piece after some steps with full orthogonalisation: an upper bound."""
 
     def reduced(v: Array) -> Array:
         inside = project(v)
         return project(product(inside)) + project(v - inside) / step
+
+    return flat, gradient, reduced, project
+
+
+def _by_lanczos(
+    reduced: Callable[[Array], Array], project: Callable[[Array], Array], like: Array
+) -> tuple[Scalar, Array, Scalar, Scalar]:
+    """The smallest Ritz value on the piece after some steps with full orthogonalisation, an upper bound; its vector and
+    sign; and about the largest curvature.
+    """
 
     def step_on(k: Any, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         basis, diagonal, beside = carry
@@ -273,4 +307,4 @@ def _by_lanczos(
     zero = 1e3 * jnp.finfo(like.dtype).eps * most
     sign = jnp.where(jnp.abs(values[0]) <= zero, 0, jnp.sign(values[0]))
     vertex = length == 0
-    return jnp.where(vertex, jnp.inf, values[0]), basis[:-1].T @ vectors[:, 0], jnp.where(vertex, 1, sign)
+    return jnp.where(vertex, jnp.inf, values[0]), basis[:-1].T @ vectors[:, 0], jnp.where(vertex, 1, sign), most

@@ -13,10 +13,9 @@ from thalweg._check import check_state
 from thalweg._flow import flow
 from thalweg._launch import launch
 from thalweg._path import Path, concatenate
-from thalweg._result import RESULTS, is_member
 from thalweg._saves import Saves
 from thalweg._types import PyTree
-from thalweg.diagnostics import ResidualBelow, StationaryPoint, downhill_on_piece, stationary_point_on_piece
+from thalweg.diagnostics import ResidualBelow
 from thalweg.energies import (
     AbstractEnergy,
     AbstractProximable,
@@ -26,6 +25,7 @@ from thalweg.energies import (
     nearest_feasible,
 )
 from thalweg.geometries import Euclidean
+from thalweg.recipes._composite_ending import composite_ending, traced_ending
 from thalweg.schemes import ProximalNewton
 
 # Each time a saddle is left F falls, so this is no loop; it is a bound on what a strange function can cost.
@@ -78,26 +78,21 @@ def minimise_composite(
     path = launch((minimise_composite, tolerance, num_steps), energy, state, lambda: choices(num_steps))
     if any(_tree.is_traced(leaf) for leaf in jax.tree.leaves((energy, x0))):
         return _ended_while_tracing(path, energy)
-    pieces, taken, kind = [path], int(path.final.num_steps), None
+    pieces, taken = [path], int(path.final.num_steps)
     while True:
-        if not is_member(path.result, RESULTS.stopped):
-            result = RESULTS.out_of_steps if is_member(path.result, RESULTS.successful) else path.result
-            break
         # To ask for a save costs time, and compiling the least subgradient does where it is not entry by entry.
         slope = None if isinstance(kinks, AbstractSeparable) else path.dissipation_rates[-1] ** 0.5
-        kind = stationary_point_on_piece(energy, path.final.state, gradient_norm=slope)
-        away = downhill_on_piece(energy, path.final.state, kind.direction) if bool(kind.is_saddle) else None
-        if away is None or taken >= num_steps or len(pieces) > _MOST_LEFT:
-            result = _named(kind, away is not None)
+        ending = composite_ending(path, energy, slope, tolerance)
+        if ending.lower is None or taken >= num_steps or len(pieces) > _MOST_LEFT:
             break
-        kind, path = None, flow(energy, away, **choices(num_steps - taken), throw=False)
+        path = flow(energy, ending.lower, **choices(num_steps - taken), throw=False)
         taken += int(path.final.num_steps)
         pieces.append(path)
     path = _joined(pieces)
     items = (*path.stats_items, ("start", note), ("saddles_left", len(pieces) - 1))
-    extras = path.extras if kind is None else {**path.extras, "stationary_point": kind}
+    extras = path.extras if ending.kind is None else {**path.extras, "stationary_point": ending.kind}
     # As a function: a method of a module looks at every array of it, and so would cut the saves.
-    return Path.but(path, result=result, extras=extras, stats_items=items)
+    return Path.but(path, result=ending.result, extras=extras, stats_items=items)
 
 
 def _feasible(kinks: AbstractProximable, x0: PyTree) -> tuple[PyTree, str]:
@@ -116,19 +111,9 @@ def _feasible(kinks: AbstractProximable, x0: PyTree) -> tuple[PyTree, str]:
 
 def _ended_while_tracing(path: Path, energy: AbstractEnergy) -> Path:
     """The path with its result made precise inside `jax.jit` and `jax.vmap`, where no saddle is left."""
-    kind = stationary_point_on_piece(energy, path.final.state)
-    result = RESULTS.where(kind.is_saddle, RESULTS.saddle_point, RESULTS.flat_point)
-    result = RESULTS.where(kind.is_minimum, RESULTS.minimum, result)
-    result = RESULTS.where(path.result == RESULTS.stopped, result, path.result)
-    result = RESULTS.where(path.result == RESULTS.successful, RESULTS.out_of_steps, result)
-    return Path.but(path, result=result, extras={**path.extras, "stationary_point": kind})
-
-
-def _named(kind: StationaryPoint, falls: bool) -> Any:
-    """The result for a stationary point, of which it is known whether F falls along its lowest direction."""
-    if bool(kind.is_minimum):
-        return RESULTS.minimum
-    return RESULTS.saddle_point if bool(kind.is_saddle) and falls else RESULTS.flat_point
+    result, kind = traced_ending(path, energy)
+    items = (*path.stats_items, ("saddles_left", 0))
+    return Path.but(path, result=result, extras={**path.extras, "stationary_point": kind}, stats_items=items)
 
 
 def _joined(pieces: list[Path]) -> Path:
