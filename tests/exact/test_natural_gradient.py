@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.optimize
 
 import thalweg as tw
 
@@ -64,3 +65,33 @@ def test_a_regression_reaches_its_certified_values(name, start):
     # The certified values have eleven digits.
     assert float(problem.log_relative_error(path.final.state.params)) > 9
     np.testing.assert_allclose(2 * path.energies[-1], problem.certified_rss, rtol=1e-8)
+
+
+@pytest.mark.parametrize("scale", [None, 0.05])
+def test_the_fisher_matrix_gives_the_standard_errors_of_a_fit(scale):
+    inputs = np.linspace(0.0, 3.0, 20)
+    outputs = 2 * np.exp(-1.5 * inputs) + 0.05 * np.cos(37 * inputs**2)
+    path = tw.fit(
+        lambda p, t: p[0] * jnp.exp(-p[1] * t),
+        jnp.asarray(inputs),
+        jnp.asarray(outputs),
+        jnp.ones(2),
+        likelihood=None if scale is None else tw.likelihoods.Normal(scale),
+    )
+    params, family = path.final.state.params, path.final.state.family
+    covariance = np.linalg.inv(family.fisher(params))
+    if scale is None:
+        covariance *= 2 * float(path.energies[-1]) / (len(inputs) - 2)
+    sigma = None if scale is None else np.full(len(inputs), scale)
+    _, expected = scipy.optimize.curve_fit(
+        lambda t, a, b: a * np.exp(-b * t),
+        inputs,
+        outputs,
+        [1.0, 1.0],
+        sigma=sigma,
+        absolute_sigma=scale is not None,
+        ftol=1e-14,
+        xtol=1e-14,
+        gtol=1e-14,
+    )
+    np.testing.assert_allclose(covariance, expected, rtol=1e-6)
