@@ -163,7 +163,11 @@ class Path(eqx.Module):
         return EnergyBalance(decrease, dissipated, abs(decrease - dissipated) / largest)
 
     def plot(self, **options: Any) -> Any:
-        """A figure of the energy, the dissipation and the states (needs matplotlib)."""
+        """A figure of the energy, the dissipation and the states (needs matplotlib).
+
+        `path.plot(energy=F)` also draws the contour lines of F under a vector of two entries, and the data of a fit:
+        `path.plot(energy=tw.HalfDeviance(outputs))`. The options are those of [`thalweg.plotting.plot_path`][].
+        """
         from thalweg.plotting import plot_path
 
         return plot_path(self, **options)

@@ -33,7 +33,10 @@ def rollout(
     measure: Callable[..., Any] | None = None,
     key: PRNGKey | None = None,
 ) -> Path:
-    """The same flow as [`thalweg.flow`][], as one pure `lax.scan`: `jax.jit`, `jax.grad` and `jax.vmap` go through it.
+    """The same flow as [`thalweg.flow`][], as one pure `lax.scan`: `jax.jit` and `jax.vmap` go through it.
+
+    So does `jax.grad`, but for `LinearlyImplicit` (forward mode only) and `ProximalNewton` (no derivative);
+    `Continuous` has reverse mode only.
 
     There is no progress, checkpoint or early stop; a step that fails leaves the state where it was for the rest of
     the run, and `path.result` says so. Where stiffness cannot be measured (while tracing) `Continuous(solver=None)`
