@@ -195,6 +195,10 @@ def _check_proximable(energy: AbstractEnergy, state: State, scheme: AbstractSche
             f"{names} has corners or walls, which `{_named(scheme)}` would differentiate wrongly.\n"
             "Use `scheme=tw.ProximalNewton()` for the minimum, or `scheme=tw.ForwardBackward(step_size)` for the flow."
         )
+    if isinstance(state, AbstractState):
+        # They refuse it, under the names that they were given; the joint energy has one of its own.
+        for term in structure.proximable:
+            term.energy(state)
     structure.joint_proximable(state).check(state)
 
 

@@ -245,6 +245,8 @@ def _equilibrating(matrix: Array) -> Array:
         largest = jnp.max(jnp.abs(matrix) / root[:, None] / root[None], axis=1)
         return jnp.where(largest > 0, d * largest, d)
 
-    start = jnp.ones_like(matrix[0])
+    # From the diagonal on, every iterate scales as the coordinates do: a few are enough whatever the units.
+    size = jnp.abs(jnp.diagonal(matrix))
+    start = jnp.where(size > 0, size, 1)
     scaled = jax.lax.fori_loop(0, 6, once, start)
     return jnp.where(jnp.max(jnp.abs(matrix), axis=1) > 0, scaled, 0)
