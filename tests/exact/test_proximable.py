@@ -441,6 +441,75 @@ def test_a_saddle_is_left_along_a_feasible_direction_in_which_the_energy_falls(m
     assert minimise_composite(ridge, start, tw.Box(-1.0, 1.0), num_steps=1).result == tw.RESULTS.out_of_steps
 
 
+class OneOf(eqx.Module):
+    """One of several functions; compiled once for all of them."""
+
+    which: jax.Array
+    functions: tuple = eqx.field(static=True)
+
+    def __call__(self, x):
+        return jax.lax.switch(self.which, self.functions, x)
+
+
+ENDINGS = {
+    "falls to zero": (lambda x: jnp.exp(-x[0]) + x[1] ** 2, 0.0, np.inf, "escaping"),
+    "falls by a power": (lambda x: 1 / (1 + x[0]) + x[1] ** 2, 0.0, np.inf, "escaping"),
+    "no lower bound": (lambda x: -x[0] + x[1] ** 2, 0.0, np.inf, "unbounded"),
+    "falls as far as a bound": (lambda x: jnp.exp(-x[0]) + x[1] ** 2, 0.0, 45.0, "flat_point"),  # no visible multiplier
+    "inflection": (lambda x: x[0] ** 3 + x[1] ** 2, -1.0, 1.0, "minimum"),
+    "inflection aslant": (lambda x: (x[0] - x[1]) ** 3 + 1e4 * (x[0] + x[1] - 1) ** 2, 0.0, 1.0, "minimum"),
+    "quartic": (lambda x: (x[0] - 2) ** 4 + x[1] ** 2, -5.0, np.inf, "flat_point"),
+    "curved valley": (lambda x: 100 * (x[1] - x[0] ** 2) ** 2 + (1 - x[0]) ** 2, -2.0, 2.0, "minimum"),
+    "no multiplier": (lambda x: jnp.cosh(x[0]) - 1 + x[1] ** 2, 0.0, np.inf, "minimum"),
+}
+ENDS = {"falls as far as a bound": [45, 0], "inflection": [-1, 0], "inflection aslant": [0, 1], "no multiplier": [0, 0]}
+
+
+def ended_in_bounds(name, x):
+    functions = tuple(fn for fn, *_ in ENDINGS.values())
+    lower, upper = (jnp.full(2, bound) for bound in ENDINGS[name][1:3])
+    return tw.minimise(OneOf(jnp.asarray(list(ENDINGS).index(name)), functions), x, lower=lower, upper=upper)
+
+
+def name_of(result):
+    return next(name for name in tw.RESULTS._name_to_item if bool(result == getattr(tw.RESULTS, name)))
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+def test_with_bounds_too_an_end_is_called_what_it_is(name):
+    path = ended_in_bounds(name, jnp.asarray([0.6, 0.3]))
+    assert name_of(path.result) == ENDINGS[name][3]
+    if name in ENDS:
+        np.testing.assert_allclose(path.final.state, ENDS[name], atol=1e-7)
+    assert (path.stats["saddles_left"] > 0) == (name in ("falls as far as a bound", "inflection", "inflection aslant"))
+
+
+def test_on_a_hyperplane_an_inflection_is_left_too():
+    plus, start = tw.Box(-1.0, 1.0) + tw.Hyperplane(1.0), jnp.asarray([0.6, 0.2, 0.2])
+    path = tw.minimise(lambda x: (x[0] - x[1]) ** 3 + (x[0] - x[2]) ** 2, start, plus=plus)
+    assert (name_of(path.result), path.stats["saddles_left"]) == ("minimum", 1)
+    np.testing.assert_allclose(path.final.state, [-1, 1, 1], atol=1e-12)
+
+
+def test_inside_jit_no_curvature_that_does_not_last_makes_a_minimum():
+    functions = tuple(fn for fn, *_ in ENDINGS.values())
+
+    @eqx.filter_jit
+    def result(which, lower, upper):
+        return tw.minimise(OneOf(which, functions), jnp.asarray([0.6, 0.3]), lower=lower, upper=upper).result
+
+    for name, expected in {
+        "falls to zero": "flat_point",
+        "falls as far as a bound": "flat_point",
+        "inflection": "flat_point",
+        "inflection aslant": "flat_point",
+        "curved valley": "minimum",
+        "no multiplier": "minimum",
+    }.items():
+        lower, upper = (jnp.full(2, bound) for bound in ENDINGS[name][1:3])
+        assert name_of(result(jnp.asarray(list(ENDINGS).index(name)), lower, upper)) == expected, name
+
+
 def test_the_curvature_on_a_sphere_is_the_gap_of_eigenvalues():
     # −½xᵀAx in the unit ball: the leading eigenvector; along the sphere the curvature is λ₁ − λ₂.
     values, (basis, _) = np.asarray([3.0, 2.2, 1.0]), np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))

@@ -79,10 +79,11 @@ def around_piece(energy: AbstractEnergy, state: State, first_value: Any, gradien
             if not all(np.isfinite(part).all() for part in (*parts, least)):
                 no = jnp.asarray(False)
                 return AroundPiece(no, no, no, jnp.zeros_like(flat))
-        lines, on_line = _lines(*parts, least, flat, jnp if traced else np)
+        hessian, projection, step = parts
+        lines, on_line = _lines(hessian, projection, step, least, flat, jnp if traced else np)
     eps = jnp.finfo(flat.dtype).eps
     reference = jnp.maximum(jnp.abs(value), eps * jnp.abs(first_value - value))
-    lines: _Lines = jax.tree.map(lambda part: jnp.asarray(part, flat.dtype), lines)
+    lines = jax.tree.map(lambda part: jnp.asarray(part, flat.dtype), lines)
     lengths = _lengths(lines, reference, float(eps), jnp)
     found = run_compiled(_curves, energy, state, lengths, lines.directions)
     rest = (lines, lengths, found, 64 * eps * jnp.abs(value), jnp.asarray(on_line))
