@@ -44,19 +44,20 @@ def minimise_composite(
     `tw.L1(0.1)` or `tw.Box(0, 1) + tw.Hyperplane(0.0, labels)`.
 
     A start outside the constraints is projected onto them; `path.stats["start"]` says so. f is evaluated at points that
-    satisfy the constraints only. A saddle is left along a feasible direction of negative curvature, up to ten times;
-    `path.stats["saddles_left"]` counts.
+    satisfy the constraints only. A saddle or inflection is left along a feasible direction in which F falls, up
+    to ten times; `path.stats["saddles_left"]` counts.
 
     **Arguments:** `fn`: a twice differentiable function of an array or pytree that returns a scalar; `x0`: where to
     begin; `proximable`: g; `tolerance`: stop when the relative residual (see [`thalweg.ResidualBelow`][]) is below it
     (`None`: 1e-10 in float64, 1e-5 in float32); `num_steps`: the most steps taken.
 
     **Returns:** a [`thalweg.Path`][]; `path.final.state` satisfies the constraints exactly. `path.result` says which
-    kind of stationary point it is, by the smallest curvature along the active bounds and zeros, which is kept in
-    `path.extras["stationary_point"]`; or why there is none. `flat_point` is also where that curvature is negative, but
-    F falls to neither side as far as the constraints let it: active bounds without a multiplier. Where f is not convex
-    a minimum is one of perhaps many. Inside `jax.jit` and `jax.vmap` no saddle is left, and the path holds the start
-    and the end.
+    kind of point it is: a `minimum` has a positive curvature along the active bounds and zeros, and one that lasts on
+    the way along them; the smallest is kept in `path.extras["stationary_point"]`. `flat_point` is where neither is
+    certain, and also where the curvature is negative, but F falls to neither side as far as the constraints let it:
+    active bounds without a multiplier. Or why there is none: `escaping` and `unbounded` along a ray that satisfies the
+    constraints, `out_of_steps`. Where f is not convex a minimum is one of perhaps many. Inside `jax.jit` and `jax.vmap`
+    no saddle is left, `escaping` is not told from `flat_point`, and the path holds the start and the end.
     """
     check_state(x0)
     energy = as_energy(fn) + proximable
