@@ -202,7 +202,7 @@ class Simplex(AbstractProximable):
         return OnHyperplane(separable, self.total, jnp.ones(()), self.axis, isinstance(separable, NonNegative))
 
     def __call__(self, state: State) -> Scalar:
-        return self.on_hyperplane(NonNegative())(state)
+        return self.on_hyperplane(NonNegative())(vector(self, state))
 
     def inside(self, point: State) -> Scalar:
         return jnp.zeros((), _tree.dtype_of(point))
