@@ -62,8 +62,8 @@ class Feasible(AbstractEnergy):
         return structure.smooth()(eqx.combine(point, state)) + kinks.inside(point)
 
 
-def around_piece(energy: AbstractEnergy, state: State, first_value: Any, gradient_norm: Any = None) -> AroundPiece:
-    """What F does around a point which a flow reached from where it was `first_value`; also while JAX traces, where
+def around_piece(energy: AbstractEnergy, state: State, fallen: Any, gradient_norm: Any = None) -> AroundPiece:
+    """What F does around a point until which it has `fallen` so much on a flow; also while JAX traces, where
     `falls` and `recedes` are not to be acted on.
     """
     flat = ravel_pytree(moving(state))[0]
@@ -81,14 +81,21 @@ def around_piece(energy: AbstractEnergy, state: State, first_value: Any, gradien
                 return AroundPiece(no, no, no, jnp.zeros_like(flat))
         hessian, projection, step = parts
         lines, on_line = _lines(hessian, projection, step, least, flat, jnp if traced else np)
-    eps = jnp.finfo(flat.dtype).eps
-    reference = jnp.maximum(jnp.abs(value), eps * jnp.abs(first_value - value))
-    lines = jax.tree.map(lambda part: jnp.asarray(part, flat.dtype), lines)
-    lengths = _lengths(lines, reference, float(eps), jnp)
-    found = run_compiled(_curves, energy, state, lengths, lines.directions)
-    rest = (lines, lengths, found, 64 * eps * jnp.abs(value), jnp.asarray(on_line))
-    traced = any(_tree.is_traced(leaf) for leaf in jax.tree.leaves(rest))
-    return _verdict(*rest) if traced else _compiled.call(_verdict, *rest)
+    eps = float(jnp.finfo(flat.dtype).eps)
+    numbers = (value, jnp.asarray(fallen), lines, jnp.asarray(on_line))
+    if any(_tree.is_traced(leaf) for leaf in jax.tree.leaves((energy, state, numbers))):
+        return _asked(energy, state, eps, *numbers)
+    return _compiled.call(_asked, energy, state, eps, *numbers)
+
+
+def _asked(
+    energy: AbstractEnergy, state: State, eps: float, value: Scalar, fallen: Scalar, lines: _Lines, on_line: Flag
+) -> AroundPiece:
+    lines = jax.tree.map(lambda part: jnp.asarray(part, value.dtype), lines)
+    reference = jnp.maximum(jnp.abs(value), eps * jnp.abs(fallen))
+    lengths = _lengths(lines, reference, eps, jnp)
+    found = _curves(energy, state, lengths, lines.directions)
+    return _verdict(lines, lengths, found, 64 * eps * jnp.abs(value), on_line)
 
 
 def _verdict(lines: _Lines, lengths: Array, found: Any, rounding: Scalar, on_line: Flag) -> AroundPiece:

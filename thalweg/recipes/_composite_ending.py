@@ -53,14 +53,15 @@ def composite_ending(path: Path, energy: AbstractEnergy, slope: Any, tolerance: 
     is_vertex = bool(jnp.isinf(kind.smallest_curvature))
     if bool(kind.is_minimum) and (is_vertex or _is_clear(path, energy, slope, tolerance)):
         return CompositeEnding(RESULTS.minimum, kind)
-    found = around_piece(energy, state, path.energies[0], slope)
+    found = around_piece(energy, state, path.final.dissipated, slope)
     return _looked_around(path, energy, kind, found)
 
 
 def traced_ending(path: Path, energy: AbstractEnergy) -> tuple[Any, StationaryPoint]:
     """The result and the kind of the point as far as they can be told while JAX traces."""
     kind = stationary_point_on_piece(energy, path.final.state)
-    held = around_piece(energy, path.final.state, path.energies[0]).is_held | jnp.isinf(kind.smallest_curvature)
+    held = around_piece(energy, path.final.state, path.final.dissipated).is_held
+    held = held | jnp.isinf(kind.smallest_curvature)
     result = RESULTS.where(kind.is_saddle, RESULTS.saddle_point, RESULTS.flat_point)
     result = RESULTS.where(kind.is_minimum & held, RESULTS.minimum, result)
     result = RESULTS.where(path.result == RESULTS.stopped, result, path.result)
