@@ -9,11 +9,13 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from problem_files import HEAT, LANGEVIN, VECTOR, thalweg, write_problem
 
 import thalweg as tw
+from thalweg.cli._run import summary_of
 
 # Long enough to be stopped on its way: some hundred thousand cheap steps, a checkpoint every 50 ms.
 LONG = LANGEVIN.replace("num_steps = 20", "num_steps = {num_steps}\ncheckpoint_seconds = 0.05").replace(
@@ -271,3 +273,13 @@ def test_a_killed_run_resumes_to_the_same_bits_and_ctrl_c_saves_the_path_so_far(
     path = tw.load(tmp_path / "killed" / "path.npz")
     assert int(path.final.num_steps) == record["num_steps"] > 100_000
     assert path.result == tw.RESULTS.interrupted
+
+
+def test_no_balance_is_summed_up_where_steps_follow_no_flow_in_time():
+    options = {"geometry": tw.Euclidean(), "num_steps": 3, "throw": False}
+    free, limited = (
+        summary_of(tw.flow(lambda x: jnp.sum(x**2), jnp.ones(2), scheme=scheme, **options))
+        for scheme in (tw.LinearlyImplicit(), tw.LinearlyImplicit(0.1))
+    )
+    assert "energy_balance" not in free
+    assert "energy_balance" in limited

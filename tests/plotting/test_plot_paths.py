@@ -163,6 +163,8 @@ def test_steps_that_were_not_all_saved_are_counted_by_saves():
     ax = axes()
     draw_energy(ax, path)
     assert ax.get_xlabel() == "save"
+    # Proximal Newton steps: lengths, but not along a flow.
+    assert time_label(made_path(DECAY, stats={"parameter": "arc length", "curvature": "dense"})) == "step"
 
 
 def test_a_step_size_that_is_given_is_a_time():

@@ -33,9 +33,10 @@ class EnergyCurve(NamedTuple):
 def is_timed(path: Path) -> bool:
     """Whether the times of the path measure how far the flow has come, in time or arc length.
 
-    Those of `LinearlyImplicit` without a largest step size do not: near a minimum its steps go on to infinity.
+    Those of `LinearlyImplicit` without a largest step size do not: near a minimum its steps go on to infinity. Nor do
+    those of `ProximalNewton`, which are lengths, but of Newton's steps: all the last ones fall on one point.
     """
-    return "times" not in path.stats
+    return "times" not in path.stats and not {"parameter", "curvature"} <= set(path.stats)
 
 
 def time_label(path: Path) -> str:

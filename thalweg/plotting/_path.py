@@ -28,14 +28,14 @@ def plot_path(
 ) -> Any:
     """Draw a path: its energy and dissipation rate against time, and its states.
 
-    Where the step size has no limit (`tw.minimise`, `tw.fit`) there is no time: curves run over the steps, and the
+    Where Newton's steps have no limit (`tw.minimise`, `tw.fit`) there is no time: curves run over the steps, and the
     squared norm of the gradient stands in place of the dissipation rate.
 
     **Arguments:** `path`: of one flow; `energy`: F, for contour lines under a vector of two entries and the data of a
-    fit (`tw.HalfDeviance(outputs)`; a path does not hold them); `reference_state`: what should be reached: a state, a
-    density as a function of one point of shape `(dim,)`, its values on the grid, or the minimiser; `reference_energy`:
-    its energy; `coordinates`: which two of many are shown, counted from zero; `coordinate_names`: one for each
-    coordinate; `title`.
+    fit (`tw.HalfDeviance(outputs)`, which a path does not hold; drawn for one real input and normal noise);
+    `reference_state`: what should be reached: a state, a density as a function of one point of shape `(dim,)`, its
+    values on the grid, or the minimiser; `reference_energy`: its energy; `coordinates`: which two of many are shown,
+    counted from zero; `coordinate_names`: one for each coordinate; `title`.
 
     What could not be measured is named below the figure.
 
