@@ -26,6 +26,11 @@ from thalweg.geometries import AbstractGeometry
 from thalweg.schemes import AbstractScheme
 from thalweg.states import moving
 
+_INSIDE = (
+    "`tw.flow` and `tw.iterate` drive their loop from the host, so they cannot run inside `jax.jit`, `jax.vmap` or "
+    "`jax.grad`.\nUse `tw.rollout(...)`, the same flow as a pure function of a fixed number of steps, or `tw.minimise`."
+)
+
 
 class Problem(eqx.Module):
     """What stays the same from chunk to chunk."""
@@ -78,7 +83,15 @@ def run_chunk(problem: Problem, flow_state: FlowState, num_steps: int, *, begins
     A chunk ends before the first step that `final_time` shortens, so that the host sees the last state which another
     `final_time` shares.
     """
-    chunk = _compiled.call(_chunk, *chunk_arguments(problem, flow_state, num_steps, begins))
+    try:
+        chunk = _compiled.call(_chunk, *chunk_arguments(problem, flow_state, num_steps, begins))
+    except ValueError as error:
+        # How JAX says that a program with options of its own is called where it traces another one.
+        if "top-level" in str(error):
+            raise TypeError(_INSIDE) from None
+        raise
+    if _tree.is_traced(chunk.facts):
+        raise TypeError(_INSIDE)
     facts = read_facts(chunk)
     saves = cut(problem, chunk.buffers, 0, facts.num_saves)
     tail = cut(problem, chunk.buffers, last_record(facts), last_record(facts) + 1)

@@ -56,19 +56,29 @@ class _Known(NamedTuple):
 _known: OrderedDict[Any, _Known] = OrderedDict()
 
 
-def launch(name: Hashable, energy: Any, state: State, choose: Callable[[], dict[str, Any]]) -> Path:
+def launch(
+    name: Hashable,
+    energy: Any,
+    state: State,
+    choose: Callable[[], dict[str, Any]],
+    *,
+    finish: Callable[[Path], Path] = lambda path: path,
+    inside: Callable[[], Path] | None = None,
+) -> Path:
     """`flow(energy, state, **choose(), throw=False)`, quick from the second time on.
 
     `name` stands for all that `choose` depends on. Only for choices that are checked and resolved by structure alone,
     not by the values of the energy's and the state's arrays (that those of the state are finite is looked at).
-    While JAX traces (`jax.jit`, `jax.vmap`) the path holds the start and the end.
+    `finish` is applied to the path. While JAX traces (`jax.jit`, `jax.vmap`, `jax.grad`), be it a value that the
+    energy only closes over, `inside()` is returned in place of it; without it the path holds the start and the end,
+    and has no derivatives.
 
     **Raises:** as [`thalweg.flow`][].
     """
-    if any(_tree.is_traced(leaf) for leaf in jax.tree.leaves((energy, state))):
-        return _traced(prepare(energy, state, **choose()))
     key = structure_of(launch, (name, energy, state))
     known = None if key is None else _known.get(key)
+    if known is None and depends_on_traced(energy, state):
+        return run_inside(energy, state, choose) if inside is None else inside()
     path = None
     if known is not None:
         _known.move_to_end(key)
@@ -79,7 +89,42 @@ def launch(name: Hashable, energy: Any, state: State, choose: Callable[[], dict[
             _known.popitem(last=False)
         # A large run is begun like any other, a short chunk first: nobody knows yet how long its steps take.
         path = _relaunched(known, energy, state) if known.is_small else collected(pieces_of(known.run))
-    return collected(pieces_of(prepare(energy, state, **choose()))) if path is None else path
+    if path is None:
+        path = collected(pieces_of(prepare(energy, state, **choose())))
+    return finish(path)
+
+
+def depends_on_traced(energy: Any, state: State) -> bool:
+    """Whether an energy or a state depends on a value that is only traced."""
+    if any(_tree.is_traced(leaf) for leaf in jax.tree.leaves((energy, state))):
+        return True
+    try:
+        closed = eqx.filter_make_jaxpr(energy)(state)[0]
+    except Exception:  # What is wrong with it is said by the checks before a run.
+        return False
+    return any(_tree.is_traced(constant) for constant in closed.consts)
+
+
+def run_inside(energy: Any, state: State, choose: Callable[[], dict[str, Any]]) -> Path:
+    """The path of a run inside a function that JAX traces; to ask for a derivative of it is an error."""
+    path = _traced(prepare(energy, state, **choose()))
+    arrays, rest = eqx.partition(path, eqx.is_inexact_array)
+    return eqx.combine(jax.tree.map(_without_derivative, arrays), rest)
+
+
+@jax.custom_jvp
+def _without_derivative(value: Any) -> Any:
+    return value
+
+
+@_without_derivative.defjvp
+def _refuse(primals: Any, tangents: Any) -> Any:
+    del primals, tangents
+    raise TypeError(
+        "This minimisation has no derivative: its steps end when the state no longer moves.\n"
+        "`tw.minimise` without bounds and penalties has one (that of the minimiser); else use "
+        "`jax.lax.stop_gradient` on what it reads,\nor a `tw.rollout` of a scheme with a derivative."
+    )
 
 
 def _traced(run: Run) -> Path:

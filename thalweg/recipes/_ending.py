@@ -51,7 +51,7 @@ def ended(path: Path, energy: Callable[..., Any], *, tolerance: float | None = N
 def ending_of(path: Path, energy: Callable[..., Any], tolerance: float | None = None) -> Ending:
     """How a path ended."""
     if _tree.is_traced(path.final.num_steps):
-        return Ending(_traced(path, as_energy(energy)))
+        return Ending(result_inside(path, as_energy(energy)))
     if is_member(path.result, RESULTS.stopped):
         if _clearly_a_minimum(path, tolerance):
             return Ending(RESULTS.minimum)
@@ -65,7 +65,7 @@ def ending_of(path: Path, energy: Callable[..., Any], tolerance: float | None = 
     return Ending(path.result)
 
 
-def _traced(path: Path, energy: AbstractEnergy) -> Any:
+def result_inside(path: Path, energy: AbstractEnergy) -> Any:
     """The result as far as it can be told while JAX traces, which is without following a line to its end."""
     sign, held = is_held(energy, path.final.state, path.energies[0])
     kind = RESULTS.where(sign < 0, RESULTS.saddle_point, RESULTS.flat_point)

@@ -16,6 +16,7 @@ from thalweg._types import PyTree
 from thalweg.energies import AbstractEnergy, Box, Zero, decompose
 from thalweg.geometries import L2, Euclidean
 from thalweg.recipes._composite import minimise_composite
+from thalweg.recipes._inside import minimise_inside
 from thalweg.recipes._leaving import settled
 from thalweg.schemes import LearntDiagonal, LinearlyImplicit
 from thalweg.states import GridFunction
@@ -81,5 +82,11 @@ def minimise(
     def flow_on(state: PyTree, steps: int) -> Path:
         return flow(fn, state, **{**choices(), "num_steps": steps}, throw=False)
 
-    path = launch((minimise, tolerance, num_steps), fn, x0, choices)
-    return settled(path, fn, flow_on, num_steps, tolerance)
+    return launch(
+        (minimise, tolerance, num_steps),
+        fn,
+        x0,
+        choices,
+        finish=lambda path: settled(path, fn, flow_on, num_steps, tolerance),
+        inside=lambda: minimise_inside(fn, x0, choices),
+    )
