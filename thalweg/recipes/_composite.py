@@ -77,7 +77,7 @@ def minimise_composite(
 
     state, note = _feasible(kinks, x0)
     path = launch((minimise_composite, tolerance, num_steps), energy, state, lambda: choices(num_steps))
-    if any(_tree.is_traced(leaf) for leaf in jax.tree.leaves((energy, x0))):
+    if _tree.is_traced(path.final.num_steps):
         return _ended_while_tracing(path, energy)
     pieces, taken = [path], int(path.final.num_steps)
     while True:
