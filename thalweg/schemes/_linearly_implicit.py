@@ -136,7 +136,9 @@ class LinearlyImplicit(AbstractScheme):
         moved = _tree.where(at_rest, state, local.moved(trial.displacement))
         # Slopes go on telling where the values have stopped.
         nearer = decrement < 0.9 * memory.least_decrement
-        lowered = trial.good & ((value - trial.after > 4 * eps * jnp.abs(value)) | nearer)
+        # Towards F = 0 at a degenerate minimum it could go on falling, by ever less, for thousands of steps.
+        visible = jnp.maximum(4 * eps * jnp.abs(value), eps**2 * (first_value - value))
+        lowered = trial.good & ((value - trial.after > visible) | nearer)
         least_decrement = jnp.minimum(memory.least_decrement, decrement)
         stalled = jnp.where(lowered, 0, memory.stalled + jnp.where(at_rest, _STALLED, 1))
 
