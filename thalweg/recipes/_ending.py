@@ -28,7 +28,7 @@ _SETTLED = 0.02
 _DEEP = 1e20
 
 
-_ASKED = ("has_stalled", "relative_decrement", "curvature_change", "lowest_curvature", "largest_curvature")
+_ASKED = ("relative_decrement", "curvature_change", "lowest_curvature", "largest_curvature")
 
 
 class Ending(NamedTuple):
@@ -86,8 +86,7 @@ def _clearly_a_minimum(path: Path, tolerance: float | None) -> bool:
     diagonal = path.final.memory.diagonal
     eps = float(np.finfo(diagonal.dtype).eps)
     return bool(
-        (not number["has_stalled"] or number["relative_decrement"] == 0)
-        and number["relative_decrement"] <= _SUPERLINEAR * (eps if tolerance is None else tolerance)
+        number["relative_decrement"] <= _SUPERLINEAR * (eps if tolerance is None else tolerance)
         and number["curvature_change"] <= _SETTLED
         and number["lowest_curvature"] > 1e3 * diagonal.size * eps * number["largest_curvature"]
     )
