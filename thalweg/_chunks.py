@@ -90,7 +90,7 @@ def run_chunk(problem: Problem, flow_state: FlowState, num_steps: int, *, begins
         if "top-level" in str(error):
             raise TypeError(_INSIDE) from None
         raise
-    if _tree.is_traced(chunk.facts):
+    if any(_tree.is_traced(leaf) for leaf in jax.tree.leaves(chunk)):
         raise TypeError(_INSIDE)
     facts = read_facts(chunk)
     saves = cut(problem, chunk.buffers, 0, facts.num_saves)
