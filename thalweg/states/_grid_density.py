@@ -45,6 +45,12 @@ class GridDensity(AbstractDensity):
             raise ValueError("`GridDensity` values must be finite; got NaN or infinity.")
         if np.any(values < 0):
             raise ValueError(f"`GridDensity` values must not be negative; the smallest is {float(values.min()):.3g}.")
+        mask = self.grid.mask
+        if mask is not None and np.any(np.where(mask, 0, values)):
+            raise ValueError(
+                "`GridDensity` values must be zero outside of the domain (where `grid.mask` is False).\n"
+                "Use `GridDensity.normalised(values, grid)`, which leaves out what lies there."
+            )
         axes = tuple(range(-self.grid.dim, 0))
         mass = np.sum(values, axis=axes) * self.grid.cell_volume
         worst = mass.ravel()[np.argmax(np.abs(mass.ravel() - 1))]
@@ -56,9 +62,13 @@ class GridDensity(AbstractDensity):
 
     @classmethod
     def normalised(cls, values: Any, grid: Grid) -> "GridDensity":
-        """The density proportional to `values`, an array of the grid's shape with non-negative entries."""
+        """The density proportional to `values`, an array of the grid's shape with non-negative entries; what lies
+        outside of the domain of a masked grid is left out.
+        """
         values = jnp.asarray(values)
         values = values if jnp.issubdtype(values.dtype, jnp.floating) else values.astype(jnp.zeros(()).dtype)
+        if grid.mask is not None and values.shape == grid.shape:
+            values = jnp.where(grid.mask, values, 0)
         mass = jnp.sum(values) * grid.cell_volume
         if is_concrete(values):
             if values.shape != grid.shape:
@@ -81,6 +91,8 @@ class GridDensity(AbstractDensity):
     def from_log_density(cls, log_density: Callable[..., Any], grid: Grid) -> "GridDensity":
         """The density proportional to `exp(log_density)` at the cell centres, without overflow."""
         log_values = _vmap_cells(log_density, grid.dim)(grid.centres)
+        if grid.mask is not None:
+            log_values = jnp.where(grid.mask, log_values, -jnp.inf)
         return cls.normalised(jnp.exp(log_values - jnp.max(log_values)), grid)
 
     @property
@@ -99,8 +111,11 @@ class GridDensity(AbstractDensity):
         return jnp.sum(self.values) * self.grid.cell_volume
 
     def on_cells(self, fn: Callable[..., Any]) -> Array:
-        """A function of one point at all cell centres, in the grid's shape and the dtype of the values."""
-        return _vmap_cells(fn, self.dim)(self.grid.centres.astype(self.values.dtype)).astype(self.values.dtype)
+        """A function of one point at all cell centres, in the grid's shape and the dtype of the values; zero at cells
+        outside of the domain.
+        """
+        found = _vmap_cells(fn, self.dim)(self.grid.centres.astype(self.values.dtype)).astype(self.values.dtype)
+        return found if self.grid.mask is None else jnp.where(self.grid.mask, found, 0)
 
     def expect(self, potential: Callable[..., Any]) -> Scalar:
         r"""$\sum_i V(x_i)\,q_i\,h^d$; an empty cell where $V = \infty$ counts nothing."""

@@ -4,6 +4,7 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 
 from thalweg._first_variation import Cotangent, Velocity
 from thalweg._types import Array, Scalar, ScalarLike
@@ -82,7 +83,7 @@ class LineMetric(GridMetric):
 
 @metric_at.register
 def _(state: GridDensity, geometry: Wasserstein) -> GridMetric:
-    if state.grid.dim == 1 and not state.grid.is_periodic(0):
+    if state.grid.dim == 1 and not state.grid.is_periodic(0) and state.grid.mask is None:
         return LineMetric(state)
     return GridMetric(state)
 
@@ -103,11 +104,13 @@ def difference(values: Array, axis: int) -> Array:
 
 
 def open_faces(grid: Grid, axis: int, dtype: Any) -> Array:
-    """One at faces through which mass may pass, zero at the wall; broadcastable to the grid's shape."""
+    """One at faces through which mass may pass, zero at walls; broadcastable to the grid's shape."""
     n = grid.shape[axis]
-    last = 1.0 if grid.is_periodic(axis) else 0.0
-    flags = jnp.ones((n,), dtype).at[n - 1].set(last)
-    return flags.reshape(tuple(n if i == axis else 1 for i in range(grid.dim)))
+    flags = np.ones((n,), dtype)
+    flags[n - 1] = 1.0 if grid.is_periodic(axis) else 0.0
+    flags = flags.reshape(tuple(n if i == axis else 1 for i in range(grid.dim)))
+    mask = grid.mask
+    return jnp.asarray(flags if mask is None else flags * (mask & np.roll(mask, -1, axis)))
 
 
 def divergence(fluxes: tuple[Array, ...], grid: Grid) -> Array:
