@@ -10,14 +10,16 @@ from thalweg import _tree
 from thalweg._first_variation import energy_and_first_variation, first_variation
 from thalweg._result import RESULTS
 from thalweg._types import PRNGKey, Scalar, ScalarLike, State
-from thalweg.energies import AbstractEnergy, decompose
+from thalweg.energies import AbstractEnergy
 from thalweg.geometries import AbstractGeometry
 from thalweg.geometries.wasserstein import GridMetric
 from thalweg.schemes._base import AbstractScheme, StepInfo, check_positive, limited_step_size
 from thalweg.schemes._descent import descend
 from thalweg.schemes._exponential import ExponentialRosenbrock
 from thalweg.schemes._finite_volume import FiniteVolume
+from thalweg.schemes._grid_integrator import AbstractGridIntegrator
 from thalweg.schemes._ode import ODESolver, choose_solver, default_tolerances
+from thalweg.states import GridDensity
 
 
 class Continuous(AbstractScheme):
@@ -45,18 +47,17 @@ class Continuous(AbstractScheme):
     def init(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State, key: PRNGKey | None) -> Any:
         dtype = _tree.dtype_of(state)
         solver = self._resolved(energy, geometry, state).solver
-        return jnp.asarray(solver.first_substep(jnp.asarray(self.step_size, dtype)), dtype)
+        duration = jnp.asarray(self.step_size, dtype)
+        if isinstance(solver, AbstractGridIntegrator):
+            return solver.init(energy, geometry, state, duration)
+        return jnp.asarray(solver.first_substep(duration), dtype)
 
     def step(
         self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State, memory: Any, key: PRNGKey | None
     ) -> tuple[State, Any, StepInfo]:
         alpha = jnp.asarray(self.step_size, _tree.dtype_of(state))
         solver = self._resolved(energy, geometry, state).solver
-        if isinstance(solver, FiniteVolume):
-            moved, memory, dissipated, result, count = solver.advance(energy, state, alpha, memory)
-            counts = {"substeps": count}
-        else:
-            moved, memory, dissipated, result, counts = solver.advance(energy, geometry, state, alpha, memory)
+        moved, memory, dissipated, result, counts = solver.advance(energy, geometry, state, alpha, memory)
         metric = geometry.at(state)
         value, cotangent = energy_and_first_variation(energy, state)
         velocity, stats, found = descend(metric, cotangent, value)
@@ -74,18 +75,23 @@ class Continuous(AbstractScheme):
                 if not isinstance(self.solver, diffrax.AbstractSolver)
                 else _with_solver(self, ODESolver(self.solver), "given")
             )
-        if isinstance(geometry.at(state), GridMetric):
-            return _with_solver(self, FiniteVolume(), "finite volumes: exponentially fitted, positive, conservative")
+        integrator = grid_integrator(energy, geometry, state)
+        if integrator is not None:
+            return _with_solver(self, integrator, integrator.reason)
         default = ODESolver(diffrax.Tsit5(), *default_tolerances(state))
         return _with_solver(self, default, "Tsit5 (explicit): chosen while tracing, where stiffness cannot be measured")
 
     def check(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> None:
         metric = geometry.at(state)
         eqx.filter_eval_shape(lambda s: metric.steepest_descent(first_variation(energy, s)).tangent, state)
-        if isinstance(self.solver, FiniteVolume) and not isinstance(metric, GridMetric):
-            raise ValueError(
-                "`FiniteVolume` integrates grid densities in the Wasserstein geometry; use `solver=None` here."
-            )
+        solver = self.solver
+        if solver is None and isinstance(metric, GridMetric):
+            # The reasons of the last one are those that no integrator can serve.
+            solver = grid_integrator(energy, geometry, state) or _GRID_INTEGRATORS[-1]()
+        if isinstance(solver, AbstractGridIntegrator):
+            refused = _why_not(solver, energy, geometry, state)
+            if refused is not None:
+                raise ValueError(refused)
         if isinstance(self.solver, ExponentialRosenbrock):
             refused = self.solver.why_unsupported(energy, geometry, state)
             if refused is not None:
@@ -94,17 +100,9 @@ class Continuous(AbstractScheme):
                     f"that is twice differentiable, and float64; {refused}.\nUse `solver=None`, or "
                     "`solver=diffrax.Kvaerno5()` where the flow is stiff."
                 )
-        if isinstance(metric, GridMetric) and (self.solver is None or isinstance(self.solver, FiniteVolume)):
-            temperature = decompose(energy).temperature
-            if temperature is not None and not _tree.is_traced(temperature) and float(temperature) < 0:
-                raise ValueError(
-                    "`Continuous` on a grid needs a non-negative temperature: entropy with a negative factor diffuses "
-                    f"backwards, and no\nfinite-volume solution exists; the energy has {float(temperature)}. Give the "
-                    "entropy a positive factor."
-                )
 
     def resolve(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> "Continuous":
-        if self.solver is None and not isinstance(geometry.at(state), GridMetric):
+        if self.solver is None and grid_integrator(energy, geometry, state) is None:
             solver, reason = choose_solver(energy, geometry, state, self.step_size)
             return _with_solver(self, solver, reason)
         return self._resolved(energy, geometry, state)
@@ -115,6 +113,24 @@ class Continuous(AbstractScheme):
 
     def describe(self) -> dict[str, str]:
         return {"solver": self.reason}
+
+
+# In the order in which they are asked.
+_GRID_INTEGRATORS: tuple[type[AbstractGridIntegrator], ...] = (FiniteVolume,)
+
+
+def grid_integrator(energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> AbstractGridIntegrator | None:
+    """The structure-preserving integrator for a grid density in this geometry, if there is one."""
+    candidates = (integrator() for integrator in _GRID_INTEGRATORS)
+    return next((found for found in candidates if _why_not(found, energy, geometry, state) is None), None)
+
+
+def _why_not(
+    integrator: AbstractGridIntegrator, energy: AbstractEnergy, geometry: AbstractGeometry, state: State
+) -> str | None:
+    if not isinstance(state, GridDensity):
+        return f"`{type(integrator).__name__}` integrates the flows of grid densities; use `solver=None` here."
+    return integrator.why_unsupported(energy, geometry, state)
 
 
 def _with_solver(scheme: Continuous, solver: Any, reason: str) -> Continuous:

@@ -30,19 +30,22 @@ import jax
 import jax.numpy as jnp
 from jax.lax.linalg import tridiagonal_solve
 
+from thalweg import _tree
 from thalweg._first_variation import energy_and_first_variation
 from thalweg._result import RESULTS
 from thalweg._types import Array, Scalar
 from thalweg.energies import AbstractEnergy, Decomposition, decompose
+from thalweg.geometries import AbstractGeometry
 from thalweg.geometries.wasserstein._grid import GridMetric, difference, neighbour, open_faces
 from thalweg.geometries.wasserstein._means import fitted_coefficient
+from thalweg.schemes._grid_integrator import AbstractGridIntegrator, Advance
 from thalweg.states import Grid, GridDensity
 
 # Ratio of densities across a face beyond which the emptier cell counts as vacuum.
 _VACUUM = 1e-3
 
 
-class FiniteVolume(eqx.Module):
+class FiniteVolume(AbstractGridIntegrator):
     r"""Structure-preserving integrator of the Wasserstein flow on grids of any dimension.
 
     **Arguments:** `tolerance`: the first-order time error that one substep may make, in $L^1$ (in units of the mass);
@@ -57,14 +60,30 @@ class FiniteVolume(eqx.Module):
     tolerance: float = eqx.field(static=True, default=3e-5)
     max_substeps: int = eqx.field(static=True, default=4096)
 
-    def first_substep(self, duration: Scalar) -> Scalar:
-        """Where the adaptation begins."""
+    @property
+    def reason(self) -> str:
+        return "finite volumes: exponentially fitted, positive, conservative"
+
+    def why_unsupported(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: GridDensity) -> str | None:
+        if not isinstance(geometry.at(state), GridMetric):
+            return "`FiniteVolume` integrates grid densities in the Wasserstein geometry; use `solver=None` here."
+        temperature = decompose(energy).temperature
+        if temperature is not None and not _tree.is_traced(temperature) and float(temperature) < 0:
+            return (
+                "`Continuous` on a grid needs a non-negative temperature: entropy with a negative factor diffuses "
+                f"backwards, and no\nfinite-volume solution exists; the energy has {float(temperature)}. Give the "
+                "entropy a positive factor."
+            )
+        return None
+
+    def init(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: GridDensity, duration: Scalar) -> Any:
+        # Where the adaptation begins.
         return duration / 16
 
     def advance(
-        self, energy: AbstractEnergy, state: GridDensity, duration: Scalar, substep: Scalar
-    ) -> tuple[GridDensity, Scalar, Scalar, Any, Array]:
-        """The state after `duration`, the next substep, the energy dissipated, a result, and the count of substeps."""
+        self, energy: AbstractEnergy, geometry: AbstractGeometry, state: GridDensity, duration: Scalar, memory: Scalar
+    ) -> Advance:
+        substep = memory
         structure = decompose(energy)
         duration = jnp.asarray(duration, state.values.dtype)
         linear = _linear_coefficients(structure, state) if structure.is_linear else None
@@ -116,7 +135,7 @@ class FiniteVolume(eqx.Module):
         done = last.time >= duration
         result = RESULTS.where(done, RESULTS.successful, RESULTS.inner_solver_failed)
         moved = eqx.tree_at(lambda s: s.values, state, last.values)
-        return moved, last.substep, last.dissipated, result, last.count
+        return Advance(moved, last.substep, last.dissipated, result, {"substeps": last.count})
 
 
 def implicit_guess(energy: AbstractEnergy, state: GridDensity, duration: Scalar) -> GridDensity:

@@ -12,10 +12,9 @@ from thalweg._result import RESULTS
 from thalweg._types import PRNGKey, Scalar, ScalarLike, State
 from thalweg.energies import AbstractEnergy
 from thalweg.geometries import AbstractGeometry, AbstractMetric
-from thalweg.geometries.wasserstein import GridMetric, LineMetric
+from thalweg.geometries.wasserstein import GridMetric
 from thalweg.schemes._base import AbstractScheme, StepInfo, check_positive, limited_step_size
-from thalweg.schemes._finite_volume import implicit_guess
-from thalweg.schemes.proximal_solvers import LineJKO, Newton, QuasiNewton
+from thalweg.schemes.proximal_solvers import AbstractJKOSolver, LineJKO, Newton, QuasiNewton
 from thalweg.states import AbstractState, moving
 
 # Beyond this many unknowns a dense Hessian costs more than a quasi-Newton method's extra iterations.
@@ -46,58 +45,56 @@ class Proximal(AbstractScheme):
         check_positive(self.step_size, "step_size", "Proximal")
 
     def init(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State, key: PRNGKey | None) -> Any:
-        return None
+        solver, metric = self.solver, geometry.at(state)
+        solver = solver if solver is not None else _default_solver(energy, metric)
+        return solver.init(energy, metric) if isinstance(solver, AbstractJKOSolver) else None
 
     def step(
         self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State, memory: Any, key: PRNGKey | None
     ) -> tuple[State, Any, StepInfo]:
         metric = geometry.at(state)
         alpha = jnp.asarray(self.step_size, _tree.dtype_of(state))
-        solver = self.solver if self.solver is not None else _default_solver(metric)
-        if isinstance(solver, LineJKO):
-            # An implicit step of the flow is where to begin: it is positive, and near the answer in the tails too.
-            guess = implicit_guess(energy, state, alpha)
-            assert isinstance(metric, LineMetric)
-            moved, residual, converged = solver.solve(energy, metric, alpha, guess)
+        solver = self.solver if self.solver is not None else _default_solver(energy, metric)
+        stats: dict[str, Any] = {}
+        if isinstance(solver, AbstractJKOSolver):
+            moved, distance, residual, converged, memory, stats = solver.solve(energy, metric, alpha, memory)
         else:
             moved, residual, converged = _minimise(solver, energy, metric, alpha)
-        assert metric.distance_squared is not None  # `check` has seen to it
-        distance = metric.distance_squared(moved)
+            assert metric.distance_squared is not None  # `check` has seen to it
+            distance = metric.distance_squared(moved)
         before, after = energy(state), energy(moved)
         rounding = 64 * jnp.finfo(before.dtype).eps * (jnp.abs(before) + 1)
         certified = after + distance / (2 * alpha) <= before + rounding
         result = RESULTS.where(converged, RESULTS.successful, RESULTS.inner_solver_failed)
         result = RESULTS.where(certified, result, RESULTS.energy_increased)
-        return moved, memory, StepInfo(alpha, distance, distance / alpha, result, {"residual": residual})
+        return moved, memory, StepInfo(alpha, distance, distance / alpha, result, {"residual": residual, **stats})
 
     def check(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> None:
         metric = geometry.at(state)
         eqx.filter_eval_shape(energy, state)
-        solver = self.solver if self.solver is not None else _default_solver(metric)
+        solver = self.solver if self.solver is not None else _default_solver(energy, metric)
         if solver is None:
             raise UnsupportedCombination(_why_no_solver(metric, geometry, state))
-        if isinstance(solver, LineJKO) and not isinstance(metric, LineMetric):
-            raise UnsupportedCombination(
-                "`LineJKO` solves the JKO step of a one-dimensional `GridDensity` with walls in the "
-                "Wasserstein geometry.\n"
-                "Use `solver=None`, or `scheme=tw.Continuous(step_size)` for other grids."
-            )
-        if isinstance(solver, LineJKO) and _tree.dtype_of(state).itemsize < 8:
-            raise ValueError(
-                "The JKO step (`LineJKO`) solves to nine digits and needs float64; this density is "
-                f"{_tree.dtype_of(state)}.\n"
-                'Run `jax.config.update("jax_enable_x64", True)` before making any array, or use '
-                "`scheme=tw.Continuous(step_size)`."
-            )
+        if isinstance(solver, AbstractJKOSolver):
+            refused = solver.why_unsupported(energy, metric)
+            if refused is not None:
+                raise UnsupportedCombination(refused)
+            if _tree.dtype_of(state).itemsize < 8:
+                raise ValueError(
+                    f"The JKO step (`{type(solver).__name__}`) solves to many digits and needs float64; this density "
+                    f"is {_tree.dtype_of(state)}.\n"
+                    'Run `jax.config.update("jax_enable_x64", True)` before making any array, or use '
+                    "`scheme=tw.Continuous(step_size)`."
+                )
         # Newton's methods see only slopes and curvatures, which tell nothing at the corners of a distance.
-        if not isinstance(solver, LineJKO) and (metric.chart is None or not metric.distance_is_smooth):
+        elif metric.chart is None or not metric.distance_is_smooth:
             raise UnsupportedCombination(_why_no_solver(metric, geometry, state))
 
     def resolve(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> "Proximal":
         if self.solver is not None:
             return self
         return eqx.tree_at(
-            lambda s: s.solver, self, _default_solver(geometry.at(state)), is_leaf=lambda leaf: leaf is None
+            lambda s: s.solver, self, _default_solver(energy, geometry.at(state)), is_leaf=lambda leaf: leaf is None
         )
 
     def limit(self, remaining: Scalar) -> "Proximal":
@@ -105,12 +102,20 @@ class Proximal(AbstractScheme):
         return eqx.tree_at(lambda s: s.step_size, self, step_size)
 
     def describe(self) -> dict[str, str]:
-        return {"solver": type(self.solver).__name__}
+        described = {"solver": type(self.solver).__name__}
+        if isinstance(self.solver, AbstractJKOSolver):
+            described["distance"] = self.solver.distance_label
+        return described
 
 
-def _default_solver(metric: AbstractMetric) -> Any:
-    if isinstance(metric, LineMetric):
-        return LineJKO()
+# In the order in which they are asked.
+_JKO_SOLVERS: tuple[type[AbstractJKOSolver], ...] = (LineJKO,)
+
+
+def _default_solver(energy: AbstractEnergy, metric: AbstractMetric) -> Any:
+    for solver in _JKO_SOLVERS:
+        if solver().why_unsupported(energy, metric) is None:
+            return solver()
     if metric.chart is None or metric.distance_squared is None or not metric.distance_is_smooth:
         return None
     size = ravel_pytree(moving(metric.state))[0].size

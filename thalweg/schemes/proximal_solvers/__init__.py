@@ -1,5 +1,7 @@
 """Solvers of the proximal step, each for the metric that it knows."""
 
+from thalweg.schemes.proximal_solvers._base import AbstractJKOSolver as AbstractJKOSolver
+from thalweg.schemes.proximal_solvers._base import JKOStep as JKOStep
 from thalweg.schemes.proximal_solvers._line import LineJKO as LineJKO
 from thalweg.schemes.proximal_solvers._newton import Newton as Newton
 from thalweg.schemes.proximal_solvers._newton import NewtonBall as NewtonBall

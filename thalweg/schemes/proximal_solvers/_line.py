@@ -30,15 +30,18 @@ from thalweg import _tree
 from thalweg._first_variation import energy_and_first_variation, first_variation
 from thalweg._types import Array, Flag, Scalar
 from thalweg.energies import AbstractEnergy, decompose
+from thalweg.geometries import AbstractMetric
 from thalweg.geometries.wasserstein import LineMetric
 from thalweg.geometries.wasserstein._grid import line_faces
+from thalweg.schemes._finite_volume import implicit_guess
+from thalweg.schemes.proximal_solvers._base import AbstractJKOSolver, JKOStep
 from thalweg.states import GridDensity
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(5)
 _NODES, _WEIGHTS = 0.5 * (_NODES + 1), 0.5 * _WEIGHTS
 
 
-class LineJKO(eqx.Module):
+class LineJKO(AbstractJKOSolver):
     r"""Newton's method for the JKO step of a one-dimensional grid density.
 
     Energies without a logarithmic part may leave cells empty; their positivity is kept by a logarithmic barrier that
@@ -53,10 +56,26 @@ class LineJKO(eqx.Module):
     max_steps: int = eqx.field(static=True, default=200)
     barrier: float = eqx.field(static=True, default=1e-11)
 
-    def solve(
-        self, energy: AbstractEnergy, metric: LineMetric, step_size: Scalar, guess: GridDensity
-    ) -> tuple[GridDensity, Scalar, Flag]:
-        """The minimiser, its optimality residual, and whether it converged; `guess` is positive, where to begin."""
+    @property
+    def distance_label(self) -> str:
+        return "the Wasserstein distance itself, exact for densities constant on cells"
+
+    def why_unsupported(self, energy: AbstractEnergy, metric: AbstractMetric) -> str | None:
+        if not isinstance(metric, LineMetric):
+            return (
+                "`LineJKO` solves the JKO step of a one-dimensional `GridDensity` with walls in the "
+                "Wasserstein geometry.\n"
+                "Use `solver=None`, or `scheme=tw.Continuous(step_size)` for other grids."
+            )
+        return None
+
+    def init(self, energy: AbstractEnergy, metric: AbstractMetric) -> Any:
+        return None
+
+    def solve(self, energy: AbstractEnergy, metric: AbstractMetric, step_size: Scalar, memory: Any) -> JKOStep:
+        assert isinstance(metric, LineMetric)
+        # An implicit step of the flow is where to begin: it is positive, and near the answer in the tails too.
+        guess = implicit_guess(energy, metric.state, step_size)
         positive = decompose(energy).needs_positive_density
         state = metric.state
         problem = _Problem(energy, state, step_size, _Quantiles.of(state))
@@ -73,7 +92,8 @@ class LineJKO(eqx.Module):
         step = _solve(jax.lax.stop_gradient(expansion.bands), -expansion.gradient)
         refined = _moved(values, step, state.grid.cell_volume)
         values = jnp.where(jnp.all(refined > 0) & jnp.all(jnp.isfinite(refined)), refined, values)
-        return eqx.tree_at(lambda s: s.values, state, values), residual, fine
+        moved = eqx.tree_at(lambda s: s.values, state, values)
+        return JKOStep(moved, metric.distance_squared(moved), residual, fine, memory, {})
 
     def _newton(
         self, expand: Any, start: Array, start_slope: Array, first_mu: float, last_mu: float, width: float

@@ -1,0 +1,50 @@
+"""What integrates the flow of a grid density over an interval of time, keeping the laws of its equation.
+
+`Continuous` asks the integrators that it knows, in order, which of them can serve the energy and the geometry; each
+says in words why it cannot.
+"""
+
+import abc
+from typing import Any, NamedTuple
+
+import equinox as eqx
+
+from thalweg._types import Scalar
+from thalweg.energies import AbstractEnergy
+from thalweg.geometries import AbstractGeometry
+from thalweg.states import GridDensity
+
+
+class Advance(NamedTuple):
+    """A density after an interval of time, what the integrator remembers, the energy that was dissipated, a member of
+    `RESULTS`, and named numbers for `path.measurements`.
+    """
+
+    state: GridDensity
+    memory: Any
+    dissipated: Scalar
+    result: Any
+    stats: dict[str, Any]
+
+
+class AbstractGridIntegrator(eqx.Module):
+    """Integrates the gradient flow of a grid density."""
+
+    @abc.abstractmethod
+    def why_unsupported(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: GridDensity) -> str | None:
+        """Why it cannot integrate this flow, or `None` if it can; nothing is compiled."""
+
+    @abc.abstractmethod
+    def init(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: GridDensity, duration: Scalar) -> Any:
+        """What it remembers before the first interval, a pytree of arrays."""
+
+    @abc.abstractmethod
+    def advance(
+        self, energy: AbstractEnergy, geometry: AbstractGeometry, state: GridDensity, duration: Scalar, memory: Any
+    ) -> Advance:
+        """The density after `duration`."""
+
+    @property
+    @abc.abstractmethod
+    def reason(self) -> str:
+        """What it does in a few words, for `path.stats`."""
