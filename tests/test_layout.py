@@ -18,7 +18,7 @@ MAX_LINES = 450
 # A new folder or root module must be placed here on purpose.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("_types", "_tree", "_sums", "_errors", "_result", "_shapes", "_compiled", "_saves", "_packing", "_sharding"),
-    ("states", "energies", "generators", "targets", "likelihoods"),
+    ("states", "energies", "generators", "kernels", "targets", "likelihoods"),
     ("_first_variation",),
     ("diagnostics", "transport", "geometries"),
     ("schemes",),

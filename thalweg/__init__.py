@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from thalweg import generators as generators
+    from thalweg import kernels as kernels
     from thalweg import likelihoods as likelihoods
     from thalweg import problems as problems
     from thalweg._check import why_unsupported as why_unsupported
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from thalweg._first_variation import Velocity as Velocity
     from thalweg._first_variation import first_variation as first_variation
     from thalweg._first_variation import pairing as pairing
+    from thalweg._first_variation import second_variation as second_variation
     from thalweg._flow import flow as flow
     from thalweg._flow import iterate as iterate
     from thalweg._loop import Progress as Progress
@@ -42,9 +44,12 @@ if TYPE_CHECKING:
     from thalweg.energies import L1 as L1
     from thalweg.energies import Action as Action
     from thalweg.energies import Box as Box
+    from thalweg.energies import Congestion as Congestion
+    from thalweg.energies import DirichletEnergy as DirichletEnergy
     from thalweg.energies import ElasticNet as ElasticNet
     from thalweg.energies import Entropy as Entropy
     from thalweg.energies import FDivergence as FDivergence
+    from thalweg.energies import FisherInformation as FisherInformation
     from thalweg.energies import Functional as Functional
     from thalweg.energies import GroupLasso as GroupLasso
     from thalweg.energies import HalfDeviance as HalfDeviance
@@ -53,6 +58,7 @@ if TYPE_CHECKING:
     from thalweg.energies import InteractionEnergy as InteractionEnergy
     from thalweg.energies import InternalEnergy as InternalEnergy
     from thalweg.energies import L2Ball as L2Ball
+    from thalweg.energies import MaximumMeanDiscrepancy as MaximumMeanDiscrepancy
     from thalweg.energies import MiniBatch as MiniBatch
     from thalweg.energies import NegativeLogLikelihood as NegativeLogLikelihood
     from thalweg.energies import NonNegative as NonNegative
@@ -150,7 +156,7 @@ if TYPE_CHECKING:
     from thalweg.targets import Samples as Samples
     from thalweg.targets import Target as Target
 
-_SUBMODULES = ("generators", "likelihoods", "problems")
+_SUBMODULES = ("generators", "kernels", "likelihoods", "problems")
 
 # Where each public name lives; a test holds this table and the imports above equal.
 _PUBLIC = {
@@ -167,6 +173,7 @@ _PUBLIC = {
         "Velocity",
         "first_variation",
         "pairing",
+        "second_variation",
     ),
     "thalweg._flow": (
         "flow",
@@ -194,9 +201,12 @@ _PUBLIC = {
     "thalweg.energies": (
         "Action",
         "Box",
+        "Congestion",
+        "DirichletEnergy",
         "ElasticNet",
         "Entropy",
         "FDivergence",
+        "FisherInformation",
         "Functional",
         "GroupLasso",
         "Hyperplane",
@@ -207,6 +217,7 @@ _PUBLIC = {
         "KL",
         "L1",
         "L2Ball",
+        "MaximumMeanDiscrepancy",
         "MiniBatch",
         "NegativeLogLikelihood",
         "NonNegative",

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from thalweg import _tree
+from thalweg._errors import UnsupportedCombination
 from thalweg._types import Array, PyTree, Scalar, State
 from thalweg.energies import AbstractEnergy, as_energy, decompose
 from thalweg.states import is_density, moving, quadrature_weights
@@ -83,6 +84,59 @@ def first_variation(energy: AbstractEnergy | Callable[..., Any], state: State) -
     **Source:** Su (2023), the section on functionals.
     """
     return energy_and_first_variation(energy, state)[1]
+
+
+def second_variation(energy: AbstractEnergy | Callable[..., Any], state: State, direction: PyTree) -> Cotangent:
+    r"""The second variation applied to a direction, $\mathrm d^2F(x)[v, \cdot] = \langle\eta, \cdot\rangle$.
+
+    With the same weights as the first variation, and without ever forming a matrix: $\eta = \tfrac{\mathrm
+    d}{\mathrm d\varepsilon}\,\xi(x + \varepsilon v)$ at $\varepsilon = 0$. On a grid it is $\int\frac{\delta^2F}
+    {\delta q(x)\delta q(y)}v(y)\,\mathrm dy$ at the cells; $\langle\eta, v\rangle$ is the second derivative of F along
+    $x + \varepsilon v$. (At particles the weights are those of the state; they are not differentiated.)
+
+    **Arguments:** `energy`: any energy or function of the state, twice differentiable there; `state`: where;
+    `direction`: $v$, with the structure of the moving part of the state (a `tw.Velocity` gives its `tangent`); for a
+    [`thalweg.GridDensity`][] also an array of the grid's shape.
+
+    **Returns:** a [`thalweg.Cotangent`][]; `cotangent.regular` has the structure of the state.
+
+    **Raises:** `UnsupportedCombination` if the energy has corners or walls; `ValueError` if the direction has another
+    shape, or an entropy is symbolic (particles without a density model).
+    """
+    energy = as_energy(energy)
+    structure = decompose(energy)
+    if structure.proximable:
+        raise UnsupportedCombination(
+            f"`{type(structure.proximable[0].energy).__name__}` has corners or walls and no second variation.\n"
+            "Leave it out: `second_variation` of the smooth part alone."
+        )
+    if structure.temperature is not None and is_density(state) and not state.knows_density:
+        raise ValueError(
+            "The entropy of particles without a density model is symbolic and has no second variation.\n"
+            "Give the particles a density model, `tw.Particles(positions, density=tw.KernelDensity())`."
+        )
+    free = moving(state)
+    direction = _as_direction(direction, free)
+    slope = jax.grad(lambda part: energy(eqx.combine(part, state)))
+    _, turned = jax.jvp(slope, (free,), (direction,))
+    weights = quadrature_weights(state)
+    regular = jax.tree.map(lambda g, w: g / _tree.broadcast_weight(w, g), turned, weights)
+    return Cotangent(regular, weights, None, structure.needs_positive_density)
+
+
+def _as_direction(direction: PyTree, free: PyTree) -> PyTree:
+    """A direction with the structure, shapes and dtypes of the moving part of a state."""
+    if isinstance(direction, Velocity):
+        direction = direction.tangent
+    leaves, tree = jax.tree.flatten(free)
+    given = jax.tree.leaves(direction)
+    shapes = [leaf.shape for leaf in leaves]
+    if [jnp.shape(leaf) for leaf in given] != shapes:
+        raise ValueError(
+            f"`direction` must have the shapes of what moves in the state, {shapes}; got "
+            f"{[jnp.shape(leaf) for leaf in given]}."
+        )
+    return jax.tree.unflatten(tree, [jnp.asarray(v, x.dtype) for v, x in zip(given, leaves, strict=True)])
 
 
 def pairing(cotangent: Cotangent, velocity: Velocity) -> Scalar:

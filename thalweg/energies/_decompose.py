@@ -10,14 +10,19 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 
+from thalweg import _tree
 from thalweg._types import Array, State
 from thalweg.energies._base import AbstractEnergy, Sum, Zero
+from thalweg.energies._congestion import Congestion
+from thalweg.energies._discrepancy import MaximumMeanDiscrepancy
 from thalweg.energies._divergence import FDivergence
 from thalweg.energies._interaction import InteractionEnergy
 from thalweg.energies._joint import joint
 from thalweg.energies._local import Entropy, InternalEnergy, PorousMedium, PotentialEnergy
 from thalweg.energies._proximable import AbstractProximable
+from thalweg.kernels import even_part
 
 
 class Term(NamedTuple):
@@ -35,7 +40,8 @@ class Decomposition(eqx.Module):
     \text{remainder}$.
 
     `temperature` is $T$ (`None` where there is no entropy); `local` integrands take a density value and a point;
-    `proximable` holds the terms with a known proximal map, such as constraints.
+    `interaction` kernels are even; `proximable` holds the terms with a known proximal map, such as constraints of
+    vectors; `ceiling` is the least density that a [`thalweg.Congestion`][] allows (`None` where there is none).
     """
 
     potential: tuple[Term, ...] = ()
@@ -44,13 +50,15 @@ class Decomposition(eqx.Module):
     interaction: tuple[Term, ...] = ()
     proximable: tuple[Term, ...] = ()
     remainder: tuple[Term, ...] = ()
+    ceiling: Any = None
 
     @property
     def is_linear(self) -> bool:
         """Whether the energy is a potential energy plus an entropy, so that its Wasserstein flow is a linear
         equation.
         """
-        return not (self.local or self.interaction or self.proximable or self.remainder)
+        terms = self.local or self.interaction or self.proximable or self.remainder
+        return not terms and self.ceiling is None
 
     @property
     def needs_positive_density(self) -> bool:
@@ -59,10 +67,13 @@ class Decomposition(eqx.Module):
 
     def without_entropy(self) -> AbstractEnergy:
         """The energy less its entropy: what remains when noise plays the entropy."""
-        return _sum(self.potential + self.local + self.interaction + self.proximable + self.remainder)
+        rest = _sum(self.potential + self.local + self.interaction + self.proximable + self.remainder)
+        return rest if self.ceiling is None else rest + Congestion(self.ceiling)
 
     def smooth(self) -> AbstractEnergy:
-        """The energy less its proximable terms: the part that is differentiated. (Vectors have no entropy.)"""
+        """The energy less its proximable terms: the part that is differentiated. (Vectors have no entropy and no
+        ceiling.)
+        """
         return _sum(self.potential + self.local + self.interaction + self.remainder)
 
     def joint_proximable(self, state: State) -> AbstractProximable:
@@ -108,7 +119,24 @@ def _(energy: InternalEnergy | PorousMedium) -> Decomposition:
 
 @decompose.register
 def _(energy: InteractionEnergy) -> Decomposition:
-    return Decomposition(interaction=(Term(1.0, energy, energy.interaction_kernel),))
+    return Decomposition(interaction=(Term(1.0, energy, even_part(energy.interaction_kernel)),))
+
+
+@decompose.register
+def _(energy: MaximumMeanDiscrepancy) -> Decomposition:
+    # Less a constant, the energy of the target by itself.
+    potential = energy.potential()
+    if potential is None:
+        return Decomposition(remainder=(Term(1.0, energy, energy),))
+    pairs = InteractionEnergy(energy.kernel)
+    return Decomposition(
+        potential=(Term(1.0, PotentialEnergy(potential), potential),), interaction=(Term(1.0, pairs, energy.kernel),)
+    )
+
+
+@decompose.register
+def _(energy: Congestion) -> Decomposition:
+    return Decomposition(ceiling=energy.ceiling)
 
 
 @decompose.register
@@ -132,13 +160,26 @@ def _(energy: Zero) -> Decomposition:
 @decompose.register
 def _(energy: Sum) -> Decomposition:
     fields: dict[str, tuple[Term, ...]] = {}
-    temperature = None
+    temperature = ceiling = None
     for scale, part in zip(energy.scales, energy.energies, strict=True):
         structure = decompose(part)
+        if structure.ceiling is not None:
+            _check_factor(scale)
+            ceiling = structure.ceiling if ceiling is None else _smaller(ceiling, structure.ceiling)
         for name in ("potential", "local", "interaction", "proximable", "remainder"):
             scaled = tuple(Term(scale * c, f, fn) for c, f, fn in getattr(structure, name))
             fields[name] = fields.get(name, ()) + scaled
         if structure.temperature is not None:
             added = scale * structure.temperature
             temperature = added if temperature is None else temperature + added
-    return Decomposition(temperature=temperature, **fields)
+    return Decomposition(temperature=temperature, ceiling=ceiling, **fields)
+
+
+def _check_factor(scale: Any) -> None:
+    if not _tree.is_traced(scale) and not (np.isfinite(scale) and scale > 0):
+        raise ValueError(f"`Congestion` is a constraint and needs a positive factor; it has {float(scale)}.")
+
+
+def _smaller(one: Any, other: Any) -> Any:
+    known = not (_tree.is_traced(one) or _tree.is_traced(other))
+    return min(float(one), float(other)) if known else jnp.minimum(one, other)

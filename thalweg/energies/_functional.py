@@ -13,7 +13,9 @@ class Functional(AbstractEnergy):
     r"""Any functional $F(q)$, written as a Python function of the state.
 
     Its first variation is found by automatic differentiation of what is written, so derivatives of $q$ and non-local
-    terms are allowed: on a grid `lambda state: jnp.sum(jnp.diff(state.values)**2) / (2 * h)` is the Dirichlet energy.
+    terms are allowed. On a grid `state.gradient_squared()` and `state.face_gradients()` know the walls, the periodic
+    axes and the mask: `lambda state: 0.5 * jnp.sum(state.gradient_squared()) * state.grid.cell_volume` is Dirichlet's
+    energy, with the right first variation at every cell.
 
     **Arguments:** `functional`: a function of the state that returns a scalar.
     """

@@ -7,8 +7,10 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from thalweg._errors import UnsupportedCombination
 from thalweg._types import Array, Scalar, State
 from thalweg.energies._base import AbstractEnergy
+from thalweg.states import CellFunction, Grid, GridDensity
 
 
 class PotentialEnergy(AbstractEnergy):
@@ -16,15 +18,32 @@ class PotentialEnergy(AbstractEnergy):
 
     In the Wasserstein geometry its flow moves each particle by $\dot x = -\nabla V(x)$.
 
-    **Arguments:** `potential`: $V$, a function of one point of shape `(dim,)` that returns a scalar. $V = +\infty$
-    is a wall.
+    **Arguments:** `potential`: $V$, a function of one point of shape `(dim,)` that returns a scalar, or an array with
+    one value for each cell of a grid, of the grid's shape. $V = +\infty$ is a wall; `grid`: the grid of an array of
+    values (a density must have the same cells), else `None`.
+
+    **Raises:** `ValueError` for an array without its grid, or of another shape; `UnsupportedCombination` if a potential
+    of cell values meets a state that is no density on a grid.
 
     **Source:** Ambrosio, Gigli, Savaré, *Gradient Flows* (2008), example 9.3.1.
     """
 
     potential: Callable[..., Any]
 
+    def __init__(self, potential: Any, grid: Grid | None = None):
+        if not callable(potential):
+            if grid is None:
+                raise ValueError(
+                    "`potential` of `PotentialEnergy` must be a function of one point, or an array of cell values "
+                    f"together with its grid; got {type(potential).__name__}.\n"
+                    "Write `tw.PotentialEnergy(values, grid)` for an array."
+                )
+            potential = CellFunction(jnp.asarray(potential), grid)
+        self.potential = potential
+
     def __call__(self, state: State) -> Scalar:
+        if isinstance(self.potential, CellFunction):
+            require_grid(state, "A potential that is given by cell values")
         return state.expect(self.potential)
 
 
@@ -91,3 +110,11 @@ class PorousMedium(AbstractEnergy):
 
     def __call__(self, state: State) -> Scalar:
         return state.integrate(lambda density, point: self.integrand(density))
+
+
+def require_grid(state: State, what: str) -> None:
+    """Raise `UnsupportedCombination` unless the state is a density on a grid."""
+    if not isinstance(state, GridDensity):
+        raise UnsupportedCombination(
+            f"{what} needs a density on a grid, a `tw.GridDensity`; got {type(state).__name__}."
+        )

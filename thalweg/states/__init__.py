@@ -8,6 +8,13 @@ from thalweg.states._base import admissibility as admissibility
 from thalweg.states._base import is_density as is_density
 from thalweg.states._base import moving as moving
 from thalweg.states._base import quadrature_weights as quadrature_weights
+from thalweg.states._cell_function import CellFunction as CellFunction
+from thalweg.states._cell_function import same_cells as same_cells
+from thalweg.states._convolution import check_kernel_array as check_kernel_array
+from thalweg.states._convolution import displacement as displacement
+from thalweg.states._convolution import kernel_values as kernel_values
+from thalweg.states._faces import face_gradients as face_gradients
+from thalweg.states._faces import open_faces as open_faces
 from thalweg.states._gaussian import Gaussian as Gaussian
 from thalweg.states._grid import Grid as Grid
 from thalweg.states._grid import NoFlux as NoFlux

@@ -10,7 +10,9 @@ import numpy as np
 
 from thalweg._result import RESULTS
 from thalweg._types import Array, PyTree, Scalar
+from thalweg.states import _convolution, _faces
 from thalweg.states._base import AbstractDensity, is_concrete
+from thalweg.states._cell_function import CellFunction
 from thalweg.states._grid import Grid
 
 # The mass of a user's density may differ from one by what float32 sums lose; more than that is an unnormalised density.
@@ -114,8 +116,20 @@ class GridDensity(AbstractDensity):
         """A function of one point at all cell centres, in the grid's shape and the dtype of the values; zero at cells
         outside of the domain.
         """
-        found = _vmap_cells(fn, self.dim)(self.grid.centres.astype(self.values.dtype)).astype(self.values.dtype)
+        if isinstance(fn, CellFunction):
+            found = fn.on(self.grid, "A function of cell values").astype(self.values.dtype)
+        else:
+            found = _vmap_cells(fn, self.dim)(self._centres()).astype(self.values.dtype)
         return found if self.grid.mask is None else jnp.where(self.grid.mask, found, 0)
+
+    def _centres(self) -> Array:
+        """The cell centres; outside of the domain, where a function need not be finite, some centre inside."""
+        points = self.grid.centres.astype(self.values.dtype)
+        mask = self.grid.mask
+        if mask is None:
+            return points
+        inside = points[tuple(int(i) for i in np.argwhere(mask)[0])]
+        return jnp.where(mask[..., None], points, jnp.broadcast_to(inside, points.shape))
 
     def expect(self, potential: Callable[..., Any]) -> Scalar:
         r"""$\sum_i V(x_i)\,q_i\,h^d$; an empty cell where $V = \infty$ counts nothing."""
@@ -125,39 +139,56 @@ class GridDensity(AbstractDensity):
         in_wall = jnp.any(wall & (self.values > 0))
         return jnp.where(in_wall, jnp.inf, jnp.sum(terms) * self.grid.cell_volume)
 
-    def expect_pair(self, kernel: Callable[..., Any]) -> Scalar:
+    def expect_pair(self, kernel: Any) -> Scalar:
         r"""$\sum_{ij} W(x_i - x_j)\,q_i q_j\,h^{2d}$, by a fast Fourier transform on the doubled grid (periodic axes
         wrap).
         """
         return jnp.sum(self.values * self.convolve(kernel)) * self.grid.cell_volume
 
-    def convolve(self, kernel: Callable[..., Any]) -> Array:
-        r"""$(W * q)(x_i) = \sum_j W(x_i - x_j)\,q_j\,h^d$, shape of the grid; on a periodic axis the nearest image
-        is meant.
+    def convolve(self, kernel: Any) -> Array:
+        r"""$(W * q)(x_i) = \sum_j W(x_i - x_j)\,q_j\,h^d$, shape of the grid, zero outside of the domain; on a periodic
+        axis the nearest image is meant.
+
+        **Arguments:** `kernel`: a function of one displacement, a member of `tw.kernels` (whose mean over the cell
+        around zero is used where the kernel is infinite at zero), or an array of its values at the displacements of
+        the cells, odd along each axis, with zero displacement in the middle, zero beyond.
+
+        **Raises:** `ValueError` if an array of values is larger than the grid.
         """
-        displacements, sizes = [], []
-        for axis, (n, h) in enumerate(zip(self.grid.shape, self.grid.spacing, strict=True)):
-            # A doubled axis holds the displacements -(n-1)…(n-1) without wrapping onto each other.
-            size = n if self.grid.is_periodic(axis) else 2 * n
-            displacements.append(jnp.fft.fftfreq(size, d=1.0 / size).astype(self.values.dtype) * h)
-            sizes.append(size)
-        points = jnp.stack(jnp.meshgrid(*displacements, indexing="ij"), axis=-1)
-        kernel_values = _vmap_cells(kernel, self.dim)(points).astype(self.values.dtype)
-        axes = tuple(range(self.dim))
-        spectrum = jnp.fft.rfftn(kernel_values, axes=axes) * jnp.fft.rfftn(self.values, s=sizes, axes=axes)
-        full = jnp.fft.irfftn(spectrum, s=sizes, axes=axes)
-        return full[tuple(slice(n) for n in self.grid.shape)] * self.grid.cell_volume
+        return _convolution.convolve(kernel, self.values, self.grid)
 
     def integrate(self, integrand: Callable[..., Any]) -> Scalar:
-        r"""$\sum_i e(q_i, x_i)\,h^d$."""
-        points = self.grid.centres.astype(self.values.dtype).reshape(-1, self.dim)
-        return jnp.sum(jax.vmap(integrand)(self.values.reshape(-1), points)) * self.grid.cell_volume
+        r"""$\sum_i e(q_i, x_i)\,h^d$ over the cells of the domain."""
+        points, values = self._centres().reshape(-1, self.dim), self.values.reshape(-1)
+        mask = self.grid.mask
+        if mask is None:
+            return jnp.sum(jax.vmap(integrand)(values, points)) * self.grid.cell_volume
+        # Outside, e(0) need not be zero nor its derivative finite: neither may enter.
+        inside = jnp.asarray(mask.reshape(-1))
+        terms = jax.vmap(integrand)(jnp.where(inside, values, 1), points)
+        return jnp.sum(jnp.where(inside, terms, 0)) * self.grid.cell_volume
 
     def negative_entropy(self) -> Scalar:
         r"""$\sum_i q_i\log q_i\,h^d$, with $0\log 0 = 0$."""
-        # The floor keeps the derivative finite (very negative) at an empty cell; NaN there would spread to all cells.
-        floored = jnp.maximum(self.values, jnp.finfo(self.values.dtype).tiny)
-        return jnp.sum(self.values * jnp.log(floored)) * self.grid.cell_volume
+        values = self.values if self.grid.mask is None else jnp.where(self.grid.mask, self.values, 0)
+        return jnp.sum(_times_log(values)) * self.grid.cell_volume
+
+    def face_gradients(self) -> tuple[Array, ...]:
+        r"""For each axis the difference quotient $(q_{i+1} - q_i)/h$ across the face between each cell and the next
+        one, in the grid's shape; zero at walls. (At the last cell of a periodic axis the next one is the first.)
+        """
+        return _faces.face_gradients(self.values, self.grid)
+
+    def gradient_squared(self) -> Array:
+        r"""$|\nabla q|^2$ on the cells, shape of the grid: along each axis the mean of the squared differences across
+        the two faces of a cell.
+
+        For functionals of a gradient: $\tfrac12\int|\nabla q|^2\,\mathrm dx$ is `0.5 *
+        jnp.sum(state.gradient_squared()) * state.grid.cell_volume`, whose first variation is $-\Delta q$ at every
+        cell, with no flux through walls as the natural boundary condition. Second order where the normal derivative of
+        $q$ is zero at walls; elsewhere the half cells next to the walls are missed, a first-order error of the value.
+        """
+        return _faces.gradient_squared(self.values, self.grid)
 
     def moving(self) -> PyTree:
         """The cell values."""
@@ -182,6 +213,23 @@ class GridDensity(AbstractDensity):
         centred = self.grid.centres.astype(self.values.dtype).reshape(-1, self.dim) - self.mean()[None]
         second = jnp.einsum("n,ni,nj->ij", self.values.reshape(-1), centred, centred) * self.grid.cell_volume
         return second + jnp.diag(jnp.asarray(self.grid.spacing, self.values.dtype) ** 2 / 12)
+
+
+@jax.custom_jvp
+def _times_log(values: Array) -> Array:
+    """q log q."""
+    return values * _log(values)
+
+
+@_times_log.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    # In closed form, since the square of a small density underflows in the second derivative.
+    return _times_log(*primals), (1 + _log(*primals)) * tangents[0]
+
+
+def _log(values: Array) -> Array:
+    # The floor keeps the derivative finite (very negative) at an empty cell; NaN there would spread to all cells.
+    return jnp.log(jnp.maximum(values, jnp.finfo(values.dtype).tiny))
 
 
 def _vmap_cells(fn: Callable[..., Any], dim: int) -> Callable[..., Any]:
