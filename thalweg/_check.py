@@ -18,7 +18,9 @@ from thalweg.energies import (
     NegativeLogLikelihood,
     as_energy,
     check_integrands,
+    check_on_grid,
     decompose,
+    with_walls,
 )
 from thalweg.geometries import AbstractGeometry
 from thalweg.likelihoods import AbstractFamily
@@ -36,8 +38,12 @@ def check_combination(energy: AbstractEnergy, state: State, geometry: AbstractGe
     check_state(state)
     geometry.at(state)
     _check_proximable(energy, state, scheme)
+    _check_ceiling(energy, scheme)
     check_energy(energy, state)
     scheme.check(energy, geometry, state)
+    walled = with_walls(energy, state)
+    if walled is not state:
+        check_combination(energy, walled, geometry, scheme)
 
 
 def check_energy(energy: AbstractEnergy, state: State) -> None:
@@ -114,8 +120,8 @@ def _check_energy_fits(energy: AbstractEnergy, state: State) -> None:
             "It must accept the state and be written with jax.numpy."
         ) from error
     _check_scalar(out)
-    if isinstance(state, GridDensity) and structure.potential and not _tree.is_traced(state.values):
-        _check_potential(energy, state)
+    if isinstance(state, GridDensity) and not _tree.is_traced(state.values):
+        check_on_grid(energy, state)
     if isinstance(state, GridFunction) and not _tree.is_traced(state.values):
         check_integrands(energy, state)
 
@@ -202,6 +208,15 @@ def _check_proximable(energy: AbstractEnergy, state: State, scheme: AbstractSche
     structure.joint_proximable(state).check(state)
 
 
+def _check_ceiling(energy: AbstractEnergy, scheme: AbstractScheme) -> None:
+    if decompose(energy).ceiling is not None and not scheme.takes_ceiling:
+        raise UnsupportedCombination(
+            f"`Congestion` is a wall at a density and has no slope, so `{_named(scheme)}` cannot take it.\n"
+            "Use `scheme=tw.Proximal(step_size)`, whose steps are minimised under the ceiling, or the smooth\n"
+            "`tw.PorousMedium(exponent)` with a large exponent."
+        )
+
+
 def _check_outputs(energy: AbstractEnergy, state: State) -> None:
     if not isinstance(state, Parametric) or state.family.check is None:
         return
@@ -225,27 +240,6 @@ def _check_dimensions(energy: AbstractEnergy, state: State) -> None:
         raise ValueError(
             f"The target lives in {wrong[0]} dimensions and `initial_state` in {state.dim}; they must agree. "
             "(`dim` of `tw.Target` is the length of one point.)"
-        )
-
-
-@eqx.filter_jit
-def _potential_on_cells(energy: AbstractEnergy, state: GridDensity) -> Any:
-    return state.on_cells(decompose(energy).potential_value)
-
-
-def _check_potential(energy: AbstractEnergy, state: GridDensity) -> None:
-    potential = _potential_on_cells(energy, state)
-    if _tree.is_traced(potential):
-        return
-    potential = np.asarray(potential)
-    bad = ~np.isfinite(potential)
-    if np.any(bad):
-        first = np.asarray(state.grid.centres)[bad][0]
-        raise ValueError(
-            f"The potential must be finite on the grid; it is {float(potential[bad][0])} at {int(bad.sum())} "
-            f"of {bad.size} "
-            f"cells, first at x = {[round(float(c), 4) for c in first]}.\n"
-            "Choose `lower` and `upper` inside its domain (walls inside a grid are not supported)."
         )
 
 

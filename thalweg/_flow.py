@@ -20,7 +20,7 @@ from thalweg._path import Path, concatenate
 from thalweg._result import RESULTS, ended_well, is_member
 from thalweg._shapes import shapes_of
 from thalweg._types import PRNGKey, State
-from thalweg.energies import as_energy
+from thalweg.energies import as_energy, with_walls
 from thalweg.geometries import AbstractGeometry
 from thalweg.schemes import AbstractScheme
 
@@ -181,6 +181,7 @@ def prepare(
     energy, state = as_energy(energy), initial_state
     _check_counts(num_steps, final_time, save_every, scheme)
     check_combination(energy, state, geometry, scheme)
+    state = with_walls(energy, state)
     check_key(energy, scheme, key)
     scheme = scheme.resolve(energy, geometry, state)
     dtype = _tree.dtype_of(state)

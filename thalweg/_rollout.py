@@ -16,7 +16,7 @@ from thalweg._path import FlowState, Path
 from thalweg._result import RESULTS
 from thalweg._saves import Saves
 from thalweg._types import PRNGKey, State
-from thalweg.energies import as_energy
+from thalweg.energies import as_energy, with_walls
 from thalweg.geometries import AbstractGeometry
 from thalweg.schemes import AbstractScheme
 from thalweg.states import moving
@@ -52,6 +52,7 @@ def rollout(
         raise ValueError(f"`num_steps` must be a multiple of `save_every`; got {num_steps} and {save_every}.")
     energy = as_energy(energy)
     check_combination(energy, initial_state, geometry, scheme)
+    initial_state = with_walls(energy, initial_state)
     check_key(energy, scheme, key)
     scheme = scheme.resolve(energy, geometry, initial_state)
     dtype = _tree.dtype_of(initial_state)

@@ -13,6 +13,8 @@ from thalweg.energies._decompose import decompose as decompose
 from thalweg.energies._discrepancy import MaximumMeanDiscrepancy as MaximumMeanDiscrepancy
 from thalweg.energies._divergence import KL as KL
 from thalweg.energies._divergence import FDivergence as FDivergence
+from thalweg.energies._fit_to_grid import check_on_grid as check_on_grid
+from thalweg.energies._fit_to_grid import with_walls as with_walls
 from thalweg.energies._functional import Functional as Functional
 from thalweg.energies._gradients import DirichletEnergy as DirichletEnergy
 from thalweg.energies._gradients import FisherInformation as FisherInformation

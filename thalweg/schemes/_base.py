@@ -39,6 +39,8 @@ class AbstractScheme(eqx.Module):
     needs_key: ClassVar[bool] = False
     # Whether it takes constraints and penalties by their proximal maps; any other scheme would differentiate them.
     takes_proximable: ClassVar[bool] = False
+    # Whether it can hold a density below a ceiling (`tw.Congestion`), which has no slope.
+    takes_ceiling: ClassVar[bool] = False
     distance_label: ClassVar[str] = "step_size² · ‖v‖² (the metric's local value)"
 
     @abc.abstractmethod

@@ -10,7 +10,7 @@ from thalweg import _tree
 from thalweg._errors import UnsupportedCombination
 from thalweg._result import RESULTS
 from thalweg._types import PRNGKey, Scalar, ScalarLike, State
-from thalweg.energies import AbstractEnergy
+from thalweg.energies import AbstractEnergy, decompose
 from thalweg.geometries import AbstractGeometry, AbstractMetric
 from thalweg.geometries.wasserstein import GridMetric
 from thalweg.schemes._base import AbstractScheme, StepInfo, check_positive, limited_step_size
@@ -40,6 +40,7 @@ class Proximal(AbstractScheme):
     solver: Any = None
 
     distance_label = "the squared distance itself, as the step minimises it"
+    takes_ceiling = True
 
     def __check_init__(self) -> None:
         check_positive(self.step_size, "step_size", "Proximal")
@@ -73,6 +74,8 @@ class Proximal(AbstractScheme):
         metric = geometry.at(state)
         eqx.filter_eval_shape(energy, state)
         solver = self.solver if self.solver is not None else _default_solver(energy, metric)
+        if decompose(energy).ceiling is not None and not _takes_ceiling(solver):
+            raise UnsupportedCombination(_why_no_ceiling(solver))
         if solver is None:
             raise UnsupportedCombination(_why_no_solver(metric, geometry, state))
         if isinstance(solver, AbstractJKOSolver):
@@ -113,10 +116,11 @@ _JKO_SOLVERS: tuple[type[AbstractJKOSolver], ...] = (LineJKO,)
 
 
 def _default_solver(energy: AbstractEnergy, metric: AbstractMetric) -> Any:
+    ceiling = decompose(energy).ceiling is not None
     for solver in _JKO_SOLVERS:
-        if solver().why_unsupported(energy, metric) is None:
+        if (not ceiling or solver.takes_ceiling) and solver().why_unsupported(energy, metric) is None:
             return solver()
-    if metric.chart is None or metric.distance_squared is None or not metric.distance_is_smooth:
+    if ceiling or metric.chart is None or metric.distance_squared is None or not metric.distance_is_smooth:
         return None
     size = ravel_pytree(moving(metric.state))[0].size
     return Newton() if size <= _LARGEST_DENSE else QuasiNewton()
@@ -133,6 +137,19 @@ def _minimise(solver: Any, energy: AbstractEnergy, metric: AbstractMetric, alpha
 
     coordinates, residual, converged = solver.minimise(objective, jnp.zeros_like(here), jnp.max(jnp.abs(here)))
     return metric.chart(unravel(coordinates)), residual, converged
+
+
+def _takes_ceiling(solver: Any) -> bool:
+    return isinstance(solver, AbstractJKOSolver) and solver.takes_ceiling
+
+
+def _why_no_ceiling(solver: Any) -> str:
+    able = [name.__name__ for name in _JKO_SOLVERS if name.takes_ceiling]
+    given = "no solver of this step" if solver is None else f"`{type(solver).__name__}`, which has no such constraint"
+    there = f"{', '.join(able)} can, on its grids" if able else "no solver can as yet"
+    return (
+        f"`Congestion` needs a solver that keeps the density below its ceiling; there is {given}.\nOf those: {there}."
+    )
 
 
 def _why_no_solver(metric: AbstractMetric, geometry: AbstractGeometry, state: State) -> str:

@@ -5,7 +5,7 @@ words why it cannot.
 """
 
 import abc
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 
@@ -31,6 +31,9 @@ class JKOStep(NamedTuple):
 
 class AbstractJKOSolver(eqx.Module):
     r"""Solves $q^+ = \operatorname{argmin}_q D(q, q_t)/(2\alpha) + F(q)$ for grid densities."""
+
+    # Whether it keeps the density below `decompose(energy).ceiling`.
+    takes_ceiling: ClassVar[bool] = False
 
     @abc.abstractmethod
     def why_unsupported(self, energy: AbstractEnergy, metric: AbstractMetric) -> str | None:
