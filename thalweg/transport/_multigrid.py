@@ -1,0 +1,296 @@
+r"""Multigrid for symmetric elliptic finite-volume operators whose coefficients jump or vanish.
+
+$$(Au)_i = d_i u_i + \sum_{\text{faces of } i} k_{ij}(u_i - u_j), \qquad d \ge 0,\ k \ge 0.$$
+
+The coefficients are densities: they span twenty orders of magnitude, are zero in a vacuum and behind walls. So the
+method looks at the conductances only, never at coordinates:
+
+- pairs of cells along each axis are aggregated; a coarse face adds up the fine faces between two aggregates, over
+  the distance of their centres, so each level has the form above and costs the same per cell;
+- prolongation is constant on aggregates, then smoothed by half a Jacobi step along each axis: it is (bi-, tri-)linear
+  where conductances are equal, and nothing is carried through a face that is closed; restriction is its transpose;
+- the smoother is Chebyshev's polynomial of $\operatorname{diag}(A)^{-1}A$, whose spectrum lies in $[0, 2]$ whatever
+  the coefficients (Gershgorin), so no eigenvalue is estimated, and the cycle is symmetric;
+- at most 64 cells are solved by eigenvectors, with null directions left alone.
+
+One V-cycle preconditions conjugate gradients. `docs/implicit.md` lists what else was tried.
+
+**Source:** Braess, *Towards algebraic multigrid for elliptic problems of second order*, Computing 55 (1995), for the
+over-correction of aggregates; Vaněk, Mandel, Brezina, *Algebraic multigrid by smoothed aggregation*, Computing 56
+(1996).
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from thalweg._types import Array, Count, Scalar
+
+# Cells of the coarsest level, whose eigenvectors take a millisecond.
+_SMALLEST = 64
+# The smoother damps the part of the spectrum above 2/_RATIO: in two dimensions the upper three quarters are those that
+# a grid of half the resolution cannot see.
+_RATIO = 4.0
+# An axis whose cells are wider than this many times the narrowest is not coarsened before the others are as wide.
+_ANISOTROPY = 1.5
+
+
+class Elliptic(NamedTuple):
+    """An operator: `diagonal` has one entry per cell, `faces` one array of the grid's shape per axis. Entry $i$ of a
+    face array is between cells $i$ and $i + 1$; the last one wraps, and is zero where the axis is not periodic.
+    """
+
+    diagonal: Array
+    faces: tuple[Array, ...]
+
+
+class Level(NamedTuple):
+    """An operator with the reciprocals that its smoother and its prolongation use, and the axes that are halved."""
+
+    operator: Elliptic
+    inverse_diagonal: Array
+    weights: tuple[Array, ...]
+    halved: tuple[int, ...]
+
+
+class Hierarchy(NamedTuple):
+    """All levels, and the pseudo-inverse of the coarsest."""
+
+    levels: tuple[Level, ...]
+    coarsest: Array
+
+
+class Solution(NamedTuple):
+    r"""`values`: $u$; `residual`: $\|b - Au\|/\|b\|$, computed anew at the end; `num_steps`: of conjugate gradients."""
+
+    values: Array
+    residual: Scalar
+    num_steps: Count
+
+
+def apply(operator: Elliptic, values: Array) -> Array:
+    """$Au$."""
+    result = operator.diagonal * values
+    for axis, conductance in enumerate(operator.faces):
+        result = result + _along(conductance, values, axis)
+    return jax.lax.optimization_barrier(result)
+
+
+def main_diagonal(operator: Elliptic) -> Array:
+    """The entries of A on its diagonal."""
+    result = operator.diagonal
+    for axis, conductance in enumerate(operator.faces):
+        if conductance.shape[axis] > 1:  # the wrapping face of a single cell joins it to itself
+            result = result + conductance + jnp.roll(conductance, 1, axis)
+    return result
+
+
+def hierarchy(operator: Elliptic, widths: tuple[float, ...] | None = None) -> Hierarchy:
+    """The coarse levels of an operator.
+
+    **Arguments:** `widths`: the widths of the cells along each axis where they differ; an axis of wide cells waits
+    until the others are as wide. Cells of no conductance and no diagonal (masked ones) are left alone.
+    """
+    shape = operator.diagonal.shape
+    widths = (1.0,) * len(shape) if widths is None else tuple(float(w) for w in widths)
+    levels: list[Level] = []
+    while math.prod(operator.diagonal.shape) > _SMALLEST:
+        shape = operator.diagonal.shape
+        narrowest = min(w for w, n in zip(widths, shape, strict=True) if n > 1)
+        halved = tuple(a for a, n in enumerate(shape) if n > 1 and widths[a] <= _ANISOTROPY * narrowest)
+        weights = tuple(
+            0.5 * _reciprocal(operator.faces[axis] + jnp.roll(operator.faces[axis], 1, axis)) for axis in halved
+        )
+        levels.append(Level(operator, _reciprocal(main_diagonal(operator)), weights, halved))
+        for axis in halved:
+            operator = _halve(operator, axis)
+        widths = tuple(w * (2 if axis in halved else 1) for axis, w in enumerate(widths))
+    return Hierarchy(tuple(levels), _pseudo_inverse(operator))
+
+
+def v_cycle(multigrid: Hierarchy, right: Array) -> Array:
+    """One V-cycle from zero: about $A^{-1}b$, by a symmetric positive semidefinite map."""
+    return _cycle(multigrid, 0, right)
+
+
+def solve(
+    operator: Elliptic,
+    right: Array,
+    guess: Array | None = None,
+    tolerance: float = 1e-8,
+    max_steps: int = 60,
+    multigrid: Hierarchy | None = None,
+) -> Solution:
+    r"""Solve $Au = b$ by conjugate gradients with a V-cycle, until $\|b - Au\| \le$ `tolerance` $\|b\|$.
+
+    Where `diagonal` is zero everywhere, constants are not seen by A: they are taken out of $b$, and $u$ keeps the mean
+    of the guess. (If the open cells fall into several parts, $b$ must sum to zero on each.) Cells of no conductance and
+    no diagonal keep the guess. Differentiable by the operator and by $b$, implicitly; not by the guess.
+
+    **Arguments:** `multigrid`: the hierarchy of this operator, or of one near it, if it is known already.
+    """
+    guess = jnp.zeros_like(right) if guess is None else jax.lax.stop_gradient(guess)
+    frozen = jax.lax.stop_gradient(operator)
+    levels = hierarchy(frozen) if multigrid is None else jax.lax.stop_gradient(multigrid)
+    main = main_diagonal(frozen)
+    active = main > 0
+    singular = ~jnp.any(frozen.diagonal > 0)
+
+    def without_constants(vector: Array) -> Array:
+        vector = jnp.where(active, vector, 0)
+        mean = jnp.sum(vector) / jnp.maximum(jnp.sum(active), 1).astype(vector.dtype)
+        return jnp.where(singular & active, vector - mean, vector)
+
+    def precondition(vector: Array) -> Array:
+        return without_constants(v_cycle(levels, vector))
+
+    # The size of b goes along, so that a good guess saves steps; its derivative is zero, so that a derivative is solved
+    # to the tolerance of its own size.
+    def linear(_: object, given: tuple[Array, Scalar]) -> tuple[tuple[Array, Scalar], Count]:
+        start, size = without_constants(given[0]), given[1]
+        goal = tolerance * jnp.maximum(jnp.abs(size), _norm(start))
+        found, steps = _conjugate_gradients(frozen, precondition, start, goal, max_steps)
+        return (found, size), steps
+
+    right = without_constants(right)
+    start = right - apply(operator, guess)
+    size = jax.lax.stop_gradient(_norm(right))
+    (correction, _), steps = jax.lax.custom_linear_solve(
+        lambda x: (apply(operator, x[0]), x[1]), (start, size), linear, symmetric=True, has_aux=True
+    )
+    values = guess + correction
+    left = _norm(without_constants(right - apply(frozen, jax.lax.stop_gradient(values))))
+    return Solution(values, left / jnp.where(size > 0, size, 1), steps)
+
+
+class _Carry(NamedTuple):
+    values: Array
+    left: Array
+    direction: Array
+    weight: Scalar
+    count: Count
+
+
+def _conjugate_gradients(
+    operator: Elliptic, precondition: Callable[[Array], Array], right: Array, goal: Scalar, max_steps: int
+) -> tuple[Array, Count]:
+    def unfinished(c: _Carry) -> Array:
+        # A product that is not positive is rounding, or NaN: no progress is left.
+        return (_norm(c.left) > goal) & (c.weight > 0) & (c.count < max_steps)
+
+    def body(c: _Carry) -> _Carry:
+        image = apply(operator, c.direction)
+        along = jnp.vdot(c.direction, image)
+        size = jnp.where(along > 0, c.weight / jnp.where(along > 0, along, 1), 0)
+        left = c.left - size * image
+        better = precondition(left)
+        # Polak and Ribière's form forgives a preconditioner that rounding has made a little unsymmetric.
+        weight = jnp.vdot(left, better)
+        turn = (weight - jnp.vdot(c.left, better)) / c.weight
+        weight = jnp.where(along > 0, weight, 0)
+        return _Carry(c.values + size * c.direction, left, better + turn * c.direction, weight, c.count + 1)
+
+    first = precondition(right)
+    begin = _Carry(jnp.zeros_like(right), right, first, jnp.vdot(right, first), jnp.asarray(0))
+    end = jax.lax.while_loop(unfinished, body, begin)
+    return end.values, end.count
+
+
+def _cycle(multigrid: Hierarchy, number: int, right: Array) -> Array:
+    if number == len(multigrid.levels):
+        return (multigrid.coarsest @ right.reshape(-1)).reshape(right.shape)
+    level = multigrid.levels[number]
+    values, step, left = _smooth(level, right)
+    left = left - apply(level.operator, step)
+    values = values + _prolong(level, _cycle(multigrid, number + 1, _restrict(level, left)))
+    change, _, _ = _smooth(level, right - apply(level.operator, values))
+    return values + change
+
+
+def _smooth(level: Level, right: Array) -> tuple[Array, Array, Array]:
+    """Chebyshev's iteration of degree two from zero: the value, its last step, and the residual before that step."""
+    low, high = 2.0 / _RATIO, 2.0
+    centre, radius = 0.5 * (high + low), 0.5 * (high - low)
+    ratio = centre / radius
+    first = level.inverse_diagonal * right / centre
+    left = right - apply(level.operator, first)
+    following = 1 / (2 * ratio - 1 / ratio)
+    second = following / ratio * first + 2 * following / radius * (level.inverse_diagonal * left)
+    return first + second, second, left
+
+
+def _prolong(level: Level, coarse: Array) -> Array:
+    shape = level.operator.diagonal.shape
+    values = coarse
+    for axis in level.halved:
+        values = jax.lax.slice_in_dim(jnp.repeat(values, 2, axis=axis), 0, shape[axis], axis=axis)
+    values = jax.lax.optimization_barrier(values)
+    for axis, weight in zip(level.halved, level.weights, strict=True):
+        values = jax.lax.optimization_barrier(values - weight * _along(level.operator.faces[axis], values, axis))
+    return values
+
+
+def _restrict(level: Level, fine: Array) -> Array:
+    for axis, weight in reversed(tuple(zip(level.halved, level.weights, strict=True))):
+        fine = jax.lax.optimization_barrier(fine - _along(level.operator.faces[axis], weight * fine, axis))
+    for axis in level.halved:
+        fine = _pair_sums(fine, axis)
+    return fine
+
+
+def _halve(operator: Elliptic, axis: int) -> Elliptic:
+    """Pairs of cells along one axis as one cell."""
+    faces = tuple(
+        _faces_of_pairs(faces, axis) if a == axis else _pair_sums(faces, axis) for a, faces in enumerate(operator.faces)
+    )
+    return Elliptic(_pair_sums(operator.diagonal, axis), faces)
+
+
+def _faces_of_pairs(faces: Array, axis: int) -> Array:
+    n = faces.shape[axis]
+    outer = jax.lax.slice_in_dim(faces, 1, n, 2, axis)
+    if n % 2:
+        outer = jnp.concatenate([outer, jax.lax.slice_in_dim(faces, n - 1, n, axis=axis)], axis)
+    # Constants on aggregates make the coarse operator too stiff by the distance of the centres, in cells.
+    sizes = [2.0] * (n // 2) + [1.0] * (n % 2)
+    distances = [0.5 * (sizes[i] + sizes[(i + 1) % len(sizes)]) for i in range(len(sizes))]
+    shape = tuple(len(sizes) if a == axis else 1 for a in range(faces.ndim))
+    return outer / jnp.asarray(distances, faces.dtype).reshape(shape)
+
+
+def _pair_sums(values: Array, axis: int) -> Array:
+    shape = values.shape
+    if shape[axis] % 2:
+        values = jnp.pad(values, [(0, 1) if a == axis else (0, 0) for a in range(values.ndim)])
+    return jnp.sum(values.reshape(*shape[:axis], -1, 2, *shape[axis + 1 :]), axis=axis + 1)
+
+
+def _along(conductance: Array, values: Array, axis: int) -> Array:
+    flux = conductance * (values - jnp.roll(values, -1, axis))
+    return flux - jnp.roll(flux, 1, axis)
+
+
+def _pseudo_inverse(operator: Elliptic) -> Array:
+    shape, dtype = operator.diagonal.shape, operator.diagonal.dtype
+    size = math.prod(shape)
+    columns = jax.vmap(lambda unit: apply(operator, unit.reshape(shape)).reshape(-1))(jnp.eye(size, dtype=dtype))
+    # Scaled to a unit diagonal, so that a nearly empty part keeps its digits beside a heavy one.
+    scale = jnp.sqrt(_reciprocal(main_diagonal(operator))).reshape(-1)
+    eigenvalues, vectors = jnp.linalg.eigh(scale[:, None] * columns * scale[None, :])
+    seen = eigenvalues > 4 * size * jnp.finfo(dtype).eps * jnp.maximum(eigenvalues[-1], 0)
+    inverse = jnp.where(seen, 1 / jnp.where(seen, eigenvalues, 1), 0)
+    vectors = scale[:, None] * vectors
+    return (vectors * inverse[None, :]) @ vectors.T
+
+
+def _reciprocal(values: Array) -> Array:
+    # Below this a reciprocal overflows; such a cell is as good as closed.
+    some = values > 4 * jnp.finfo(values.dtype).tiny
+    return jnp.where(some, 1 / jnp.where(some, values, 1), 0)
+
+
+def _norm(values: Array) -> Scalar:
+    return jnp.sqrt(jnp.sum(values**2))
