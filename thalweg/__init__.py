@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from thalweg.geometries import FisherRao as FisherRao
     from thalweg.geometries import FrobeniusNorm as FrobeniusNorm
     from thalweg.geometries import GroupNorm as GroupNorm
+    from thalweg.geometries import HellingerKantorovich as HellingerKantorovich
     from thalweg.geometries import Hessian as Hessian
     from thalweg.geometries import KernelFisher as KernelFisher
     from thalweg.geometries import Legendre as Legendre
@@ -120,6 +121,7 @@ if TYPE_CHECKING:
     from thalweg.schemes import Continuous as Continuous
     from thalweg.schemes import DenseSpectrum as DenseSpectrum
     from thalweg.schemes import Explicit as Explicit
+    from thalweg.schemes import ExponentialFiniteVolume as ExponentialFiniteVolume
     from thalweg.schemes import ExponentialRosenbrock as ExponentialRosenbrock
     from thalweg.schemes import FiniteVolume as FiniteVolume
     from thalweg.schemes import ForwardBackward as ForwardBackward
@@ -139,9 +141,11 @@ if TYPE_CHECKING:
     from thalweg.schemes import Proximal as Proximal
     from thalweg.schemes import ProximalNewton as ProximalNewton
     from thalweg.schemes import QuasiNewton as QuasiNewton
+    from thalweg.schemes import ReplicatorIntegrator as ReplicatorIntegrator
     from thalweg.schemes import SecondOrder as SecondOrder
     from thalweg.schemes import SpeedRestart as SpeedRestart
     from thalweg.schemes import StepInfo as StepInfo
+    from thalweg.schemes import TransportReactionSplitting as TransportReactionSplitting
     from thalweg.states import Dirichlet as Dirichlet
     from thalweg.states import Gaussian as Gaussian
     from thalweg.states import Grid as Grid
@@ -155,6 +159,8 @@ if TYPE_CHECKING:
     from thalweg.states import Periodic as Periodic
     from thalweg.targets import Samples as Samples
     from thalweg.targets import Target as Target
+    from thalweg.transport import Transport as Transport
+    from thalweg.transport import wasserstein_distance as wasserstein_distance
 
 _SUBMODULES = ("generators", "kernels", "likelihoods", "problems")
 
@@ -239,6 +245,7 @@ _PUBLIC = {
         "MatrixFreeFisher",
         "FrobeniusNorm",
         "GroupNorm",
+        "HellingerKantorovich",
         "Hessian",
         "L2",
         "Legendre",
@@ -290,6 +297,7 @@ _PUBLIC = {
         "DenseSpectrum",
         "Explicit",
         "ExponentialRosenbrock",
+        "ExponentialFiniteVolume",
         "FiniteVolume",
         "ForwardBackward",
         "GaussNewton",
@@ -308,9 +316,11 @@ _PUBLIC = {
         "Proximal",
         "ProximalNewton",
         "QuasiNewton",
+        "ReplicatorIntegrator",
         "SecondOrder",
         "SpeedRestart",
         "StepInfo",
+        "TransportReactionSplitting",
     ),
     "thalweg.states": (
         "Dirichlet",
@@ -328,6 +338,10 @@ _PUBLIC = {
     "thalweg.targets": (
         "Samples",
         "Target",
+    ),
+    "thalweg.transport": (
+        "Transport",
+        "wasserstein_distance",
     ),
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}

@@ -11,6 +11,7 @@ from thalweg.schemes._damping import NesterovDamping as NesterovDamping
 from thalweg.schemes._explicit import Backtracking as Backtracking
 from thalweg.schemes._explicit import Explicit as Explicit
 from thalweg.schemes._exponential import ExponentialRosenbrock as ExponentialRosenbrock
+from thalweg.schemes._exponential_volume import ExponentialFiniteVolume as ExponentialFiniteVolume
 from thalweg.schemes._finite_volume import FiniteVolume as FiniteVolume
 from thalweg.schemes._forward_backward import ForwardBackward as ForwardBackward
 from thalweg.schemes._grid_integrator import AbstractGridIntegrator as AbstractGridIntegrator
@@ -25,8 +26,10 @@ from thalweg.schemes._momentum import Momentum as Momentum
 from thalweg.schemes._ode import ODESolver as ODESolver
 from thalweg.schemes._proximal import Proximal as Proximal
 from thalweg.schemes._proximal_newton import ProximalNewton as ProximalNewton
+from thalweg.schemes._reaction import ReplicatorIntegrator as ReplicatorIntegrator
 from thalweg.schemes._restart import GradientRestart as GradientRestart
 from thalweg.schemes._restart import SpeedRestart as SpeedRestart
+from thalweg.schemes._transport_reaction import TransportReactionSplitting as TransportReactionSplitting
 from thalweg.schemes.proximal_solvers import LineJKO as LineJKO
 from thalweg.schemes.proximal_solvers import Newton as Newton
 from thalweg.schemes.proximal_solvers import NewtonBall as NewtonBall

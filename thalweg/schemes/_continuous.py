@@ -16,9 +16,12 @@ from thalweg.geometries.wasserstein import GridMetric
 from thalweg.schemes._base import AbstractScheme, StepInfo, check_positive, limited_step_size
 from thalweg.schemes._descent import descend
 from thalweg.schemes._exponential import ExponentialRosenbrock
+from thalweg.schemes._exponential_volume import ExponentialFiniteVolume
 from thalweg.schemes._finite_volume import FiniteVolume
 from thalweg.schemes._grid_integrator import AbstractGridIntegrator
 from thalweg.schemes._ode import ODESolver, choose_solver, default_tolerances
+from thalweg.schemes._reaction import ReplicatorIntegrator
+from thalweg.schemes._transport_reaction import TransportReactionSplitting
 from thalweg.states import GridDensity
 
 
@@ -116,7 +119,12 @@ class Continuous(AbstractScheme):
 
 
 # In the order in which they are asked.
-_GRID_INTEGRATORS: tuple[type[AbstractGridIntegrator], ...] = (FiniteVolume,)
+_GRID_INTEGRATORS: tuple[type[AbstractGridIntegrator], ...] = (
+    ReplicatorIntegrator,
+    TransportReactionSplitting,
+    ExponentialFiniteVolume,
+    FiniteVolume,
+)
 
 
 def grid_integrator(energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> AbstractGridIntegrator | None:

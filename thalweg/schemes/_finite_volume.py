@@ -16,13 +16,11 @@ and is differentiable. (3) is used:
 - the substep is adapted by the size of that difference, and a substep that would raise the energy is done again at
   half the size.
 
-Any energy is brought to the form $-T_f\nabla q - q\nabla a$ on each face: $T_f$ is the secant of $\partial_q e$ in
-$\log q$, and $a$ what remains of $\xi$, so the flux vanishes exactly where $\xi$ is constant. At a face next to an
-(almost) empty cell the secant would stop a front of finite speed; there the derivative at the mean is used
-(Bessemoulin-Chatard, Numer. Math. 121, 2012).
+The fluxes of any energy are those of [`thalweg.schemes._fitted`][].
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import equinox.internal as eqxi
@@ -36,13 +34,10 @@ from thalweg._result import RESULTS
 from thalweg._types import Array, Scalar
 from thalweg.energies import AbstractEnergy, Decomposition, decompose
 from thalweg.geometries import AbstractGeometry
-from thalweg.geometries.wasserstein._grid import GridMetric, difference, neighbour, open_faces
-from thalweg.geometries.wasserstein._means import fitted_coefficient
+from thalweg.geometries.wasserstein._grid import GridMetric, is_proportional, open_faces
+from thalweg.schemes._fitted import FaceCoefficients, linear_coefficients, nonlinear_coefficients
 from thalweg.schemes._grid_integrator import AbstractGridIntegrator, Advance
 from thalweg.states import Grid, GridDensity
-
-# Ratio of densities across a face beyond which the emptier cell counts as vacuum.
-_VACUUM = 1e-3
 
 
 class FiniteVolume(AbstractGridIntegrator):
@@ -83,15 +78,17 @@ class FiniteVolume(AbstractGridIntegrator):
     def advance(
         self, energy: AbstractEnergy, geometry: AbstractGeometry, state: GridDensity, duration: Scalar, memory: Scalar
     ) -> Advance:
-        substep = memory
+        substep, mobility = memory, getattr(geometry, "mobility", None)
         structure = decompose(energy)
         duration = jnp.asarray(duration, state.values.dtype)
-        linear = _linear_coefficients(structure, state) if structure.is_linear else None
+        linear = None
+        if structure.is_linear and is_proportional(mobility, state):
+            linear = linear_coefficients(structure, state, mobility)
         smallest = duration * 1e-9
 
         def value_and_rate(density: GridDensity) -> tuple[Scalar, Scalar]:
             value, cotangent = energy_and_first_variation(energy, density)
-            metric = GridMetric(density)
+            metric = GridMetric(density, mobility)
             return value, metric.norm_squared(metric.steepest_descent(cotangent))
 
         value, rate = value_and_rate(state)
@@ -100,7 +97,7 @@ class FiniteVolume(AbstractGridIntegrator):
             left = duration - carry.time
             tau = jnp.minimum(carry.substep, left)
             tau = jnp.where(left - tau < 1e-6 * duration, left, tau)
-            values, error = _strang(energy, structure, linear, state, carry.values, tau)
+            values, error = _strang(energy, structure, linear, state, carry.values, tau, mobility)
             moved = eqx.tree_at(lambda s: s.values, state, values)
             new_value, new_rate = value_and_rate(moved)
             rounding = max(1e-13, 16 * float(jnp.finfo(values.dtype).eps)) * (1 + jnp.abs(carry.value))
@@ -142,9 +139,9 @@ def implicit_guess(energy: AbstractEnergy, state: GridDensity, duration: Scalar)
     """One implicit Euler sweep along each axis: first order, positive, cheap; where a solver may begin."""
     structure = decompose(energy)
     if structure.is_linear:
-        coefficients = _linear_coefficients(structure, state)
+        coefficients = linear_coefficients(structure, state)
     else:
-        coefficients = _nonlinear_coefficients(energy, structure, state)
+        coefficients = nonlinear_coefficients(energy, structure, state)
     values = state.values
     for axis, faces in enumerate(coefficients):
         lines = lambda array, axis=axis: jnp.moveaxis(array, axis, -1)  # noqa: E731
@@ -166,13 +163,6 @@ class _Carry(eqx.Module):
     count: Array
 
 
-class FaceCoefficients(NamedTuple):
-    """On each face along an axis: the flux is `right` · q(here) − `left` · q(next), over the spacing."""
-
-    right: Array
-    left: Array
-
-
 def _strang(
     energy: AbstractEnergy,
     structure: Decomposition,
@@ -180,13 +170,15 @@ def _strang(
     state: GridDensity,
     values: Array,
     tau: Scalar,
+    mobility: Callable[..., Any] | None,
 ) -> tuple[Array, Scalar]:
     """One symmetric round over the axes, and the first-order error that it removed."""
     grid = state.grid
     if linear is None:
-        here = _nonlinear_coefficients(energy, structure, eqx.tree_at(lambda s: s.values, state, values))
+        at = lambda q: nonlinear_coefficients(energy, structure, eqx.tree_at(lambda s: s.values, state, q), mobility)  # noqa: E731
+        here = at(values)
         middle, _ = _round(here, grid, values, 0.5 * tau)
-        coefficients = _nonlinear_coefficients(energy, structure, eqx.tree_at(lambda s: s.values, state, middle))
+        coefficients = at(middle)
         corrected, error = _round(coefficients, grid, values, tau)
         predicted, _ = _round(here, grid, values, tau)
         return corrected, error + 0.5 * jnp.sum(jnp.abs(corrected - predicted)) * grid.cell_volume
@@ -215,7 +207,8 @@ def _sweep(faces: FaceCoefficients, grid: Grid, axis: int, values: Array, tau: S
     correction = fine - coarse
     # The correction moves mass along the line: as a flux it can be limited without losing mass.
     flux = -jnp.cumsum(correction, axis=-1)
-    flux = flux - jnp.mean(flux, axis=-1, keepdims=True) if periodic else flux.at[..., -1].set(0)
+    flux = flux - jnp.mean(flux, axis=-1, keepdims=True) if periodic else flux
+    flux = flux * lines(jnp.broadcast_to(open_faces(grid, axis, q.dtype), grid.shape))
     before = jnp.roll(flux, 1, -1)
     leaving = jnp.maximum(flux, 0) + jnp.maximum(-before, 0)
     # Only where it must: a quotient of two tails would have no finite derivative.
@@ -253,85 +246,3 @@ def _with_mass_of(values: Array, solved: Array) -> Array:
     # A line of tails alone keeps what was solved: a quotient of tails would have no finite derivative.
     heavy = found > jnp.finfo(values.dtype).tiny ** 0.45
     return solved * jnp.where(heavy, mass / jnp.where(heavy, found, 1), 1)
-
-
-def _linear_coefficients(structure: Decomposition, state: GridDensity) -> tuple[FaceCoefficients, ...]:
-    """The coefficients of V and T alone, which do not depend on the density."""
-    potential = state.on_cells(structure.potential_value)
-    temperature = 0.0 if structure.temperature is None else structure.temperature
-    diffusivity = jnp.asarray(temperature, potential.dtype)
-    return tuple(
-        _coefficients(difference(potential, axis), diffusivity, state.grid, axis) for axis in range(state.grid.dim)
-    )
-
-
-def _nonlinear_coefficients(
-    energy: AbstractEnergy, structure: Decomposition, state: GridDensity
-) -> tuple[FaceCoefficients, ...]:
-    grid, values = state.grid, state.values
-    smooth = state.on_cells(structure.potential_value) if structure.potential else jnp.zeros_like(values)
-    for term in structure.interaction:
-        # The energy sees the even part of a kernel only.
-        even = lambda z, kernel=term.function: 0.5 * (kernel(z) + kernel(-z))  # noqa: E731
-        smooth = smooth + term.scale * state.convolve(even)
-    for term in (*structure.remainder, *structure.proximable):
-        variation = jax.grad(lambda q, term=term: term.energy(eqx.tree_at(lambda s: s.values, state, q)))(values)
-        smooth = smooth + term.scale * variation / grid.cell_volume
-    points = grid.centres.astype(values.dtype)
-    coefficients = []
-    for axis in range(grid.dim):
-        drop = difference(smooth, axis)
-        diffusivity = jnp.zeros_like(values)
-        if structure.temperature is not None:
-            diffusivity = diffusivity + jnp.asarray(structure.temperature, values.dtype)
-        if structure.local:
-            diffusivity, drop = _with_local_part(structure, values, points, axis, diffusivity, drop)
-        coefficients.append(_coefficients(drop, diffusivity, grid, axis))
-    return tuple(coefficients)
-
-
-def _with_local_part(
-    structure: Decomposition, values: Array, points: Array, axis: int, diffusivity: Array, drop: Array
-) -> tuple[Array, Array]:
-    """Add the diffusivity and the drop of ∂e/∂q across each face: secants in log q at fixed x, and in x at fixed q."""
-    slope = jax.grad(structure.local_value)
-    curvature = jax.grad(slope)
-    on_cells = lambda fn: _vmap_times(fn, values.ndim)  # noqa: E731
-    # The diffusivity of a fast diffusion (as of most f-divergences) is infinite in a vacuum. Taken at this density it
-    # is finite, and moves no more mass than rounding does.
-    least = 1e-14 * jnp.max(values)
-    here, there = jnp.maximum(values, least), jnp.maximum(neighbour(values, axis), least)
-    x_here, x_there = points, jnp.roll(points, -1, axis)
-    s_hh, s_tt = on_cells(slope)(here, x_here), on_cells(slope)(there, x_there)
-    s_ht, s_th = on_cells(slope)(here, x_there), on_cells(slope)(there, x_here)
-    log_ratio = jnp.log(there) - jnp.log(here)
-    middle = 0.5 * (here + there)
-    at_middle = 0.5 * middle * (on_cells(curvature)(middle, x_here) + on_cells(curvature)(middle, x_there))
-    # Too close for a secant, or next to vacuum where the secant would hold a front back.
-    vacuum = jnp.minimum(here, there) < _VACUUM * jnp.maximum(here, there)
-    degenerate = vacuum | (jnp.abs(log_ratio) < 1e-5)
-    secant = 0.5 * ((s_th - s_hh) + (s_tt - s_ht)) / jnp.where(degenerate, 1.0, log_ratio)
-    total_drop = drop + diffusivity * log_ratio + (s_tt - s_hh)
-    # A concave part takes from the diffusivity; what there is none to take from is anti-diffusion: a part of the drop.
-    diffusivity = diffusivity + jnp.where(degenerate, at_middle, secant)
-    drop = drop + jnp.minimum(diffusivity, 0) * log_ratio
-    diffusivity = jnp.maximum(diffusivity, 0)
-    drop = drop + 0.5 * ((s_tt - s_th) + (s_ht - s_hh))
-    # Next to vacuum the two need not agree on the direction of the flux. Then ξ decides, upwind: a front at rest stays
-    # at rest, and every face lowers the energy.
-    against = vacuum & ((diffusivity * log_ratio + drop) * total_drop <= 0)
-    return jnp.where(against, 0, diffusivity), jnp.where(against, total_drop, drop)
-
-
-def _coefficients(drop: Array, diffusivity: Array, grid: Grid, axis: int) -> FaceCoefficients:
-    diffusivity = jnp.broadcast_to(diffusivity, drop.shape)
-    flags = open_faces(grid, axis, drop.dtype)
-    return FaceCoefficients(
-        fitted_coefficient(drop, diffusivity) * flags, fitted_coefficient(-drop, diffusivity) * flags
-    )
-
-
-def _vmap_times(fn: Any, times: int) -> Any:
-    for _ in range(times):
-        fn = jax.vmap(fn)
-    return fn

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from thalweg._first_variation import Cotangent, Velocity
 from thalweg._types import Array, Flag, Scalar, ScalarLike
 from thalweg.geometries._base import AbstractMetric
-from thalweg.geometries.wasserstein._geometry import Wasserstein, metric_at
+from thalweg.geometries.wasserstein._geometry import Wasserstein, metric_at, refuse_mobility
 from thalweg.states import Gaussian
 from thalweg.transport import gaussian_distance_squared
 
@@ -81,4 +81,5 @@ def _symmetric(matrix: Array) -> Array:
 
 @metric_at.register
 def _(state: Gaussian, geometry: Wasserstein) -> GaussianMetric:
+    refuse_mobility(state, geometry)
     return GaussianMetric(state)

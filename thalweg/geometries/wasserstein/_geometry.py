@@ -1,8 +1,10 @@
 """The 2-Wasserstein geometry: distance is what it costs to carry mass."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
+from thalweg._errors import UnsupportedCombination
 from thalweg._types import State
 from thalweg.geometries._base import AbstractGeometry, AbstractMetric, unsupported_state
 
@@ -15,8 +17,16 @@ class Wasserstein(AbstractGeometry):
 
     $$\partial_t q = \nabla\cdot\left(q\,\nabla\frac{\delta F}{\delta q}\right).$$
 
-    **Source:** Su (2023), the section on the Wasserstein gradient flow; Otto (2001); Benamou, Brenier (2000).
+    **Arguments:** `mobility`: $m(x, q)$, a function of one point of shape `(dim,)` and the density there that returns
+    a non-negative scalar, for grid densities; `None` is $m = q$. The flow is then $\partial_t q = \nabla\cdot(m(x,
+    q)\,\nabla\,\delta F/\delta q)$: `lambda x, q: a(x) * q` for a diffusion coefficient that varies, `q * (1 - q)`
+    for a crowd that is full at one, 1 for Cahn–Hilliard's.
+
+    **Source:** Su (2023), the section on the Wasserstein gradient flow; Otto (2001); Benamou, Brenier (2000); with a
+    mobility: Dolbeault, Nazaret, Savaré, Calc. Var. 34 (2009).
     """
+
+    mobility: Callable[..., Any] | None = None
 
     def at(self, state: State, memory: Any = None) -> AbstractMetric:
         return metric_at(state, self)
@@ -27,3 +37,12 @@ def metric_at(state: State, geometry: Wasserstein) -> AbstractMetric:
     """The Wasserstein metric of a representation; a new representation registers itself here."""
     known = [cls.__name__ for cls in metric_at.registry if cls is not object]
     raise unsupported_state(geometry, state, known)
+
+
+def refuse_mobility(state: State, geometry: Wasserstein) -> None:
+    """Raise if a mobility is given where only $m = q$ is known."""
+    if geometry.mobility is not None:
+        raise UnsupportedCombination(
+            f"`Wasserstein(mobility=...)` is there for grid densities; a `{type(state).__name__}` moves with the "
+            "velocity -∇δF/δq.\nUse `geometry=tw.Wasserstein()`, or a `tw.GridDensity`."
+        )

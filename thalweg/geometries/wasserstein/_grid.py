@@ -1,8 +1,10 @@
 """The Wasserstein metric on a grid: mass moves through the faces between cells."""
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -37,10 +39,11 @@ class GridMetric(AbstractMetric):
     Steepest descent has $J = -\bar q\,\nabla_h\xi$, so that $-\langle\xi, v\rangle = \|v\|^2$ holds exactly, by
     summation by parts. The density $\bar q$ on a face is the logarithmic mean where the energy has a logarithmic
     part (its flux is then exact for the entropy, and cells do not empty), and the arithmetic mean elsewhere (so that
-    fronts can enter empty cells).
+    fronts can enter empty cells). A mobility $m(x, q)$ multiplies it by the mean of $m/q$ of the two cells.
     """
 
     state: GridDensity
+    mobility: Callable[..., Any] | None = None
 
     distance_kind = "exact"
 
@@ -48,8 +51,10 @@ class GridMetric(AbstractMetric):
         xi, grid, values = cotangent.regular.values, self.state.grid, self.state.values
         mean = logarithmic_mean if cotangent.positive else arithmetic_mean
         velocities, mobilities = [], []
+        factors = None if self.mobility is None else relative_mobility(self.mobility, self.state)
         for axis in range(grid.dim):
             mobility = mean(values, neighbour(values, axis)) * open_faces(grid, axis, values.dtype)
+            mobility = mobility if factors is None else mobility * factors[axis]
             velocities.append(-difference(xi, axis) / grid.spacing[axis])
             mobilities.append(mobility)
         field = FaceField(tuple(velocities), tuple(mobilities))
@@ -73,8 +78,6 @@ class LineMetric(GridMetric):
     The norm is that of the discrete fluxes; it agrees with the distance to $O(h^2)$.
     """
 
-    state: GridDensity
-
     def distance_squared(self, other: GridDensity) -> Scalar:
         faces = line_faces(self.state.grid, self.state.values.dtype)
         width = self.state.grid.cell_volume
@@ -84,8 +87,36 @@ class LineMetric(GridMetric):
 @metric_at.register
 def _(state: GridDensity, geometry: Wasserstein) -> GridMetric:
     if state.grid.dim == 1 and not state.grid.is_periodic(0) and state.grid.mask is None:
-        return LineMetric(state)
-    return GridMetric(state)
+        if geometry.mobility is None:
+            return LineMetric(state)
+    return GridMetric(state, geometry.mobility)
+
+
+def relative_mobility(mobility: Callable[..., Any], state: GridDensity) -> tuple[Array, ...]:
+    """$m(x, q)/q$ on the faces along each axis, the mean of the two cells."""
+    values = state.values
+    # In a vacuum the quotient is taken at a density that moves no more mass than rounding does.
+    floored = jnp.maximum(values, 1e-14 * jnp.max(values))
+    quotient = mobility_on_cells(mobility, state, floored) / floored
+    return tuple(0.5 * (quotient + neighbour(quotient, axis)) for axis in range(state.dim))
+
+
+def mobility_on_cells(mobility: Callable[..., Any], state: GridDensity, values: Array) -> Array:
+    """$m(x, q)$ at the cells, for these values of the density; never negative, zero outside of the domain."""
+    points = state.grid.centres.astype(values.dtype).reshape(-1, state.dim)
+    found = jax.vmap(mobility)(points, values.reshape(-1)).astype(values.dtype).reshape(values.shape)
+    found = jnp.maximum(found, 0)
+    return found if state.grid.mask is None else jnp.where(state.grid.mask, found, 0)
+
+
+def is_proportional(mobility: Callable[..., Any] | None, state: GridDensity) -> bool:
+    """Whether $m(x, q)/q$ does not depend on $q$, as far as three densities tell."""
+    if mobility is None:
+        return True
+    with jax.ensure_compile_time_eval():
+        ones = jnp.ones(state.grid.shape, state.values.dtype)
+        found = [np.asarray(mobility_on_cells(mobility, state, q * ones)) / q for q in (1.0, 0.37, 2.9)]
+    return all(np.allclose(other, found[0], rtol=1e-12, atol=0) for other in found[1:])
 
 
 def line_faces(grid: Grid, dtype: Any) -> Array:

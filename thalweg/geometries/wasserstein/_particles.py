@@ -10,7 +10,7 @@ from thalweg import _tree
 from thalweg._first_variation import Cotangent, Velocity, zero_velocity
 from thalweg._types import PRNGKey, Scalar, ScalarLike
 from thalweg.geometries._base import AbstractMetric, require_resolved
-from thalweg.geometries.wasserstein._geometry import Wasserstein, metric_at
+from thalweg.geometries.wasserstein._geometry import Wasserstein, metric_at, refuse_mobility
 from thalweg.states import Particles
 
 
@@ -52,4 +52,5 @@ class ParticleMetric(AbstractMetric):
 
 @metric_at.register
 def _(state: Particles, geometry: Wasserstein) -> ParticleMetric:
+    refuse_mobility(state, geometry)
     return ParticleMetric(state)
