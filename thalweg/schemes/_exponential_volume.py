@@ -16,12 +16,14 @@ mass starts far uphill, that is more than the density itself elsewhere: the step
 is left but rounding, which is set to zero.
 """
 
+import math
 from typing import Any
 
 import equinox as eqx
 import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from thalweg import _tree
 from thalweg._first_variation import energy_and_first_variation
@@ -37,6 +39,14 @@ from thalweg.states import Grid, GridDensity
 
 # What may be lost below zero or in mass by one exponential, as a part of the mass, before it is done in two halves.
 _ROUNDING = 1e-10
+
+
+# The largest logarithm of q/√π, as a part of that of the largest number, for the sums of the exponential to hold it.
+_FARTHEST = 0.65
+
+
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(6)
+_NODES = 0.5 * (_NODES + 1)
 
 
 class ExponentialFiniteVolume(AbstractGridIntegrator):
@@ -73,6 +83,15 @@ class ExponentialFiniteVolume(AbstractGridIntegrator):
             return "`ExponentialFiniteVolume` integrates the flow of a potential energy plus an entropy, and no other."
         if not _tree.is_traced(temperature) and not float(temperature) > 0:
             return f"`ExponentialFiniteVolume` needs a positive temperature; the energy has {float(temperature)}."
+        if not _tree.is_traced(state.values):
+            uphill = _largest_relative(energy, state)
+            if not _tree.is_traced(uphill) and not float(uphill) < _FARTHEST * math.log(
+                float(jnp.finfo(uphill.dtype).max)
+            ):
+                return (
+                    "`ExponentialFiniteVolume` cannot start so far uphill: there the density is nearly infinite in units "
+                    "of the\nroot of the Gibbs density. Use `solver=tw.FiniteVolume()`, which has no such limit."
+                )
         return None
 
     def init(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: GridDensity, duration: Scalar) -> Any:
@@ -123,10 +142,9 @@ class ExponentialFiniteVolume(AbstractGridIntegrator):
             moved = jnp.maximum(moved, 0)
             moved = moved * (before / jnp.sum(moved))
             value, rate, bend = expansion_at(moved)
-            # Hermite's rule: the trapezoid with the slopes at its ends, of fourth order.
-            dissipated = 0.5 * tau * (carry.rate + rate) + tau**2 / 12 * (carry.bend - bend)
+            dissipated = _integral(tau, carry.rate, carry.bend, rate, bend)
             drop = carry.value - value
-            follows = jnp.abs(dissipated - drop) <= 1e-3 * drop + rounding * (1 + jnp.abs(value))
+            follows = jnp.abs(dissipated - drop) <= 2e-3 * drop + rounding * (1 + jnp.abs(value))
             factor = jax.lax.stop_gradient(jnp.where(good, jnp.where(follows, 2.0, 1.0), 0.5))
             keep = lambda new, old: jnp.where(good, new, old)  # noqa: E731
             return _Carry(
@@ -159,6 +177,22 @@ class ExponentialFiniteVolume(AbstractGridIntegrator):
         return Advance(moved, last.substep, last.dissipated, result, stats)
 
 
+def _integral(duration: Scalar, rate: Scalar, slope: Scalar, later_rate: Scalar, later_slope: Scalar) -> Scalar:
+    """The integral of a rate that decays like a sum of exponentials, from its values and slopes at both ends: Hermite's
+    cubic of its logarithm, exact for one exponential.
+    """
+    positive = (rate > 0) & (later_rate > 0)
+    first, last = jnp.where(positive, rate, 1), jnp.where(positive, later_rate, 1)
+    value, rise = jnp.log(first), jnp.log(last) - jnp.log(first)
+    begin, end = duration * slope / first, duration * later_slope / last
+    total = jnp.zeros_like(rate)
+    for node, weight in zip(_NODES, _WEIGHTS, strict=True):
+        bump = node * (1 - node) * ((begin - rise) * (1 - node) - (end - rise) * node)
+        total = total + 0.5 * weight * jnp.exp(jnp.clip(value + rise * node + bump, -700, 700))
+    plain = 0.5 * (rate + later_rate) + duration / 12 * (slope - later_slope)
+    return duration * jnp.where(positive, total, plain)
+
+
 class _Carry(eqx.Module):
     time: Scalar
     substep: Scalar
@@ -169,6 +203,17 @@ class _Carry(eqx.Module):
     dissipated: Scalar
     terms: Array
     count: Array
+
+
+@eqx.filter_jit
+def _largest_relative(energy: AbstractEnergy, state: GridDensity) -> Scalar:
+    r"""The largest $\log(q/\sqrt\pi)$ where there is mass, with the largest $\pi$ one."""
+    structure = decompose(energy)
+    potential, temperature = state.on_cells(structure.potential_value), structure.temperature
+    lowest = jnp.min(potential if state.grid.mask is None else jnp.where(state.grid.mask, potential, jnp.inf))
+    heavy = state.values > jnp.finfo(state.values.dtype).eps / state.grid.num_cells * jnp.sum(state.values)
+    above = (potential - lowest) / (2 * jnp.asarray(temperature, potential.dtype))
+    return jnp.max(jnp.where(heavy, jnp.log(jnp.where(heavy, state.values, 1)) + above, 0))
 
 
 def symmetrised(
