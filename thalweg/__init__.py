@@ -159,6 +159,7 @@ if TYPE_CHECKING:
     from thalweg.states import Periodic as Periodic
     from thalweg.targets import Samples as Samples
     from thalweg.targets import Target as Target
+    from thalweg.transport import Sinkhorn as Sinkhorn
     from thalweg.transport import Transport as Transport
     from thalweg.transport import wasserstein_distance as wasserstein_distance
 
@@ -340,6 +341,7 @@ _PUBLIC = {
         "Target",
     ),
     "thalweg.transport": (
+        "Sinkhorn",
         "Transport",
         "wasserstein_distance",
     ),
