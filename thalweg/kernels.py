@@ -129,7 +129,7 @@ class AttractiveRepulsive(eqx.Module):
         return mean_of_power(self.attraction, spacing) - mean_of_power(self.repulsion, spacing)
 
 
-def attractive_repulsive(a: float, b: float) -> AttractiveRepulsive:
+def attractive_repulsive(a: float | int, b: float | int) -> AttractiveRepulsive:
     r"""The power-law kernel $W(x) = |x|^a/a - |x|^b/b$, $a > b$, with $\log|x|$ in place of $|x|^0/0$: attraction at
     large, repulsion at small distances, balanced between two points at distance one.
 

@@ -35,7 +35,8 @@ def check_on_grid(energy: AbstractEnergy, state: GridDensity) -> None:
 
 def with_walls(energy: AbstractEnergy, state: State) -> State:
     """The state with the cells left out of its grid where the potential is infinite, so that no scheme meets the
-    infinity; a state without such cells, or of another kind, as it is. (A potential that is traced cannot be looked at.)
+    infinity; a state without such cells, or of another kind, as it is. (A potential that is traced cannot be looked
+    at.)
     """
     if not isinstance(state, GridDensity) or _tree.is_traced(state.values):
         return state

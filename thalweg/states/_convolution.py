@@ -27,7 +27,8 @@ def convolve(kernel: Any, values: Array, grid: Grid) -> Array:
         values = jnp.where(grid.mask, values, 0)
     if _has_symbol(kernel, grid):
         frequencies = _frequencies(grid, values.dtype)
-        spectrum = kernel.fourier_symbol(frequencies) * jnp.fft.rfftn(values, axes=axes)
+        transform = jnp.fft.rfftn(values, axes=axes)
+        spectrum = kernel.fourier_symbol(frequencies).astype(transform.dtype) * transform
         found = jnp.fft.irfftn(spectrum, s=grid.shape, axes=axes)
     else:
         sizes = tuple(n if grid.is_periodic(i) else 2 * n for i, n in enumerate(grid.shape))
