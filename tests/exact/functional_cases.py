@@ -1,4 +1,5 @@
-"""Functionals of densities on grids with the closed forms of their variations, written x in place of transforms and over faces one at a time.
+"""Functionals of densities on grids with the closed forms of their variations, in NumPy, with sums over all pairs of
+cells in place of transforms and over faces one at a time.
 """
 
 import itertools

@@ -52,9 +52,7 @@ def nonlinear_coefficients(
     grid, values = state.grid, state.values
     smooth = state.on_cells(structure.potential_value) if structure.potential else jnp.zeros_like(values)
     for term in structure.interaction:
-        # The energy sees the even part of a kernel only.
-        even = lambda z, kernel=term.function: 0.5 * (kernel(z) + kernel(-z))  # noqa: E731
-        smooth = smooth + term.scale * state.convolve(even)
+        smooth = smooth + term.scale * state.convolve(term.function)
     for term in (*structure.remainder, *structure.proximable):
         variation = jax.grad(lambda q, term=term: term.energy(eqx.tree_at(lambda s: s.values, state, q)))(values)
         smooth = smooth + term.scale * variation / grid.cell_volume
