@@ -49,6 +49,12 @@ class EntropicCoupling(AbstractCoupling):
         plan = jnp.exp(self.log_left[index] + self.log_right - lengths / self.epsilon)
         return plan + self.rest[0][index] * self.rest[1]
 
+    @property
+    def transposed(self) -> "EntropicCoupling":
+        """The same coupling, from the ends to the starts."""
+        left, right = self.rest
+        return EntropicCoupling(self.images, self.sources, self.log_right, self.log_left, (right, left), self.epsilon)
+
     def over_rows(self, function: Callable[[Array, Array], Any]) -> Any:
         """`function(i, row)` for every row, in tiles."""
         return jax.lax.map(lambda i: function(i, self.row(i)), jnp.arange(self.sources.shape[0]), batch_size=_TILE)
@@ -111,8 +117,7 @@ class Sinkhorn(eqx.Module):
         primal, dual = jnp.sum(costs), jnp.sum(phi * w) + jnp.sum(psi * v)
         images = images / jnp.where(w > 0, w, 1)[:, None]
         value = envelope(primal, (phi, a.weights), (psi, b.weights), (2 * w[:, None] * (x - images), a.positions))
-        swapped = EntropicCoupling(y, x, coupling.log_right, coupling.log_left, coupling.rest[::-1], self.epsilon)
-        origins = swapped.over_rows(lambda j, masses: masses @ x) / jnp.where(v > 0, v, 1)[:, None]
+        origins = coupling.transposed.over_rows(lambda j, masses: masses @ x) / jnp.where(v > 0, v, 1)[:, None]
         value = value + envelope(jnp.zeros_like(value), (2 * v[:, None] * (y - origins), b.positions))
         statement = f"entropic, epsilon = {self.epsilon:g}: W₂² lies between dual and primal, the gap bounds the bias"
         if is_concrete(converged) and not bool(converged):
@@ -172,12 +177,10 @@ def _rounded(x: Array, y: Array, w: Array, v: Array, f: Array, g: Array, epsilon
     plan = EntropicCoupling(x, y, jnp.log(w) + f / epsilon, jnp.log(v) + g / epsilon, zero, epsilon)
     sums = plan.over_rows(lambda i, masses: jnp.sum(masses))
     plan = eqx.tree_at(lambda p: p.log_left, plan, plan.log_left + jnp.minimum(jnp.log(w) - jnp.log(sums), 0))
-    turned = EntropicCoupling(y, x, plan.log_right, plan.log_left, zero[::-1], epsilon)
-    columns = turned.over_rows(lambda j, masses: jnp.sum(masses))
+    columns = plan.transposed.over_rows(lambda j, masses: jnp.sum(masses))
     plan = eqx.tree_at(lambda p: p.log_right, plan, plan.log_right + jnp.minimum(jnp.log(v) - jnp.log(columns), 0))
-    turned = EntropicCoupling(y, x, plan.log_right, plan.log_left, zero[::-1], epsilon)
     missing_rows = jnp.maximum(w - plan.over_rows(lambda i, masses: jnp.sum(masses)), 0)
-    missing_columns = jnp.maximum(v - turned.over_rows(lambda j, masses: jnp.sum(masses)), 0)
+    missing_columns = jnp.maximum(v - plan.transposed.over_rows(lambda j, masses: jnp.sum(masses)), 0)
     total = jnp.sum(missing_rows)
     share = missing_columns / jnp.where(total > 0, jnp.sum(missing_columns), 1)
     return eqx.tree_at(lambda p: p.rest, plan, (missing_rows, share))
