@@ -66,10 +66,21 @@ class Elliptic(NamedTuple):
     faces: tuple[Array, ...]
 
 
+class Transport(NamedTuple):
+    r"""An operator that also carries: the flux through a face is `forward` · u(here) − `backward` · u(next), both
+    coefficients non-negative. Its columns sum to `diagonal`; it is `Elliptic` where the two agree. The cycle then
+    preconditions a method for unsymmetric equations.
+    """
+
+    diagonal: Array
+    forward: tuple[Array, ...]
+    backward: tuple[Array, ...]
+
+
 class Level(NamedTuple):
     """An operator with the reciprocals that its smoother and its prolongation use, and the axes that are halved."""
 
-    operator: Elliptic
+    operator: Elliptic | Transport
     inverse_diagonal: Array
     weights: tuple[Array, ...]
     halved: tuple[int, ...]
@@ -90,24 +101,38 @@ class Solution(NamedTuple):
     num_steps: Count
 
 
-def apply(operator: Elliptic, values: Array) -> Array:
+def apply(operator: Elliptic | Transport, values: Array) -> Array:
     """$Au$."""
     result = operator.diagonal * values
-    for axis, conductance in enumerate(operator.faces):
-        result = result + _along(conductance, values, axis)
+    for axis in range(values.ndim):
+        result = result + _along(operator, values, axis)
     return result
 
 
-def main_diagonal(operator: Elliptic) -> Array:
+def main_diagonal(operator: Elliptic | Transport) -> Array:
     """The entries of A on its diagonal."""
     result = operator.diagonal
-    for axis, conductance in enumerate(operator.faces):
-        if conductance.shape[axis] > 1:  # the wrapping face of a single cell joins it to itself
-            result = result + conductance + jnp.roll(conductance, 1, axis)
+    forward, backward = _coefficients(operator)
+    for axis in range(result.ndim):
+        if result.shape[axis] > 1:  # the wrapping face of a single cell joins it to itself
+            result = result + forward[axis] + jnp.roll(backward[axis], 1, axis)
     return result
 
 
-def hierarchy(operator: Elliptic, widths: tuple[float, ...] | None = None) -> Hierarchy:
+def _coefficients(operator: Elliptic | Transport) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    if isinstance(operator, Elliptic):
+        return operator.faces, operator.faces
+    return operator.forward, operator.backward
+
+
+def _conductance(operator: Elliptic | Transport, axis: int) -> Array:
+    """What diffuses through a face: the part of the coefficients that is the same both ways."""
+    if isinstance(operator, Elliptic):
+        return operator.faces[axis]
+    return jnp.minimum(operator.forward[axis], operator.backward[axis])
+
+
+def hierarchy(operator: Elliptic | Transport, widths: tuple[float, ...] | None = None) -> Hierarchy:
     """The coarse levels of an operator.
 
     **Arguments:** `widths`: the widths of the cells along each axis where they differ; an axis of wide cells waits
@@ -120,8 +145,9 @@ def hierarchy(operator: Elliptic, widths: tuple[float, ...] | None = None) -> Hi
         shape = operator.diagonal.shape
         narrowest = min(w for w, n in zip(widths, shape, strict=True) if n > 1)
         halved = tuple(a for a, n in enumerate(shape) if n > 1 and widths[a] <= _ANISOTROPY * narrowest)
+        conductances = [_conductance(operator, axis) for axis in halved]
         weights = tuple(
-            0.5 * _reciprocal(operator.faces[axis] + jnp.roll(operator.faces[axis], 1, axis)) for axis in halved
+            0.5 * _reciprocal(k + jnp.roll(k, 1, axis)) for k, axis in zip(conductances, halved, strict=True)
         )
         levels.append(Level(operator, _reciprocal(main_diagonal(operator)), weights, halved))
         for axis in halved:
@@ -255,37 +281,51 @@ def _prolong(level: Level, coarse: Array) -> Array:
         values = jax.lax.slice_in_dim(jnp.repeat(values, 2, axis=axis), 0, shape[axis], axis=axis)
     smoothed = values
     for axis, weight in zip(level.halved, level.weights, strict=True):
-        smoothed = smoothed - weight * _along(level.operator.faces[axis], values, axis)
+        smoothed = smoothed - weight * _diffused(level.operator, values, axis)
     return smoothed
 
 
 def _restrict(level: Level, fine: Array) -> Array:
     smoothed = fine
     for axis, weight in zip(level.halved, level.weights, strict=True):
-        smoothed = smoothed - _along(level.operator.faces[axis], weight * fine, axis)
+        smoothed = smoothed - _diffused(level.operator, weight * fine, axis)
     for axis in level.halved:
         smoothed = _pair_sums(smoothed, axis)
     return smoothed
 
 
-def _halve(operator: Elliptic, axis: int) -> Elliptic:
+def _halve(operator: Elliptic | Transport, axis: int) -> Elliptic | Transport:
     """Pairs of cells along one axis as one cell."""
-    faces = tuple(
-        _faces_of_pairs(faces, axis) if a == axis else _pair_sums(faces, axis) for a, faces in enumerate(operator.faces)
-    )
-    return Elliptic(_pair_sums(operator.diagonal, axis), faces)
+    diagonal = _pair_sums(operator.diagonal, axis)
+    sums = lambda faces, a: _outer_faces(faces, axis) if a == axis else _pair_sums(faces, axis)  # noqa: E731
+    # Constants on aggregates make the coarse operator too stiff by the distance of the centres, in cells; what is
+    # carried one way is not a matter of distance.
+    if isinstance(operator, Elliptic):
+        faces = [sums(faces, a) for a, faces in enumerate(operator.faces)]
+        faces[axis] = faces[axis] / _distances(operator.diagonal, axis)
+        return Elliptic(diagonal, tuple(faces))
+    forward = [sums(faces, a) for a, faces in enumerate(operator.forward)]
+    backward = [sums(faces, a) for a, faces in enumerate(operator.backward)]
+    both = jnp.minimum(forward[axis], backward[axis])
+    excess = both - both / _distances(operator.diagonal, axis)
+    forward[axis], backward[axis] = forward[axis] - excess, backward[axis] - excess
+    return Transport(diagonal, tuple(forward), tuple(backward))
 
 
-def _faces_of_pairs(faces: Array, axis: int) -> Array:
+def _outer_faces(faces: Array, axis: int) -> Array:
     n = faces.shape[axis]
     outer = jax.lax.slice_in_dim(faces, 1, n, 2, axis)
     if n % 2:
         outer = jnp.concatenate([outer, jax.lax.slice_in_dim(faces, n - 1, n, axis=axis)], axis)
-    # Constants on aggregates make the coarse operator too stiff by the distance of the centres, in cells.
+    return outer
+
+
+def _distances(fine: Array, axis: int) -> Array:
+    """Of the centres of neighbouring pairs, in cells; an odd last cell is alone."""
+    n = fine.shape[axis]
     sizes = [2.0] * (n // 2) + [1.0] * (n % 2)
     distances = [0.5 * (sizes[i] + sizes[(i + 1) % len(sizes)]) for i in range(len(sizes))]
-    shape = tuple(len(sizes) if a == axis else 1 for a in range(faces.ndim))
-    return outer / jnp.asarray(distances, faces.dtype).reshape(shape)
+    return jnp.asarray(distances, fine.dtype).reshape(tuple(-1 if a == axis else 1 for a in range(fine.ndim)))
 
 
 def _pair_sums(values: Array, axis: int) -> Array:
@@ -295,18 +335,34 @@ def _pair_sums(values: Array, axis: int) -> Array:
     return jnp.sum(values.reshape(*shape[:axis], -1, 2, *shape[axis + 1 :]), axis=axis + 1)
 
 
-def _along(conductance: Array, values: Array, axis: int) -> Array:
-    flux = conductance * (values - jnp.roll(values, -1, axis))
+def _along(operator: Elliptic | Transport, values: Array, axis: int) -> Array:
+    if isinstance(operator, Elliptic):
+        return _diffused(operator, values, axis)
+    flux = operator.forward[axis] * values - operator.backward[axis] * jnp.roll(values, -1, axis)
     return flux - jnp.roll(flux, 1, axis)
 
 
-def _pseudo_inverse(operator: Elliptic) -> Array:
+def _diffused(operator: Elliptic | Transport, values: Array, axis: int) -> Array:
+    flux = _conductance(operator, axis) * (values - jnp.roll(values, -1, axis))
+    return flux - jnp.roll(flux, 1, axis)
+
+
+def _pseudo_inverse(operator: Elliptic | Transport) -> Array:
     shape, dtype = operator.diagonal.shape, operator.diagonal.dtype
     size = math.prod(shape)
-    columns = jax.vmap(lambda unit: apply(operator, unit.reshape(shape)).reshape(-1))(jnp.eye(size, dtype=dtype))
+    columns = jax.vmap(lambda unit: apply(operator, unit.reshape(shape)).reshape(-1))(jnp.eye(size, dtype=dtype)).T
     # Scaled to a unit diagonal, so that a nearly empty part keeps its digits beside a heavy one.
-    scale = jnp.sqrt(_reciprocal(main_diagonal(operator))).reshape(-1)
-    eigenvalues, vectors = jnp.linalg.eigh(scale[:, None] * columns * scale[None, :])
+    main = main_diagonal(operator).reshape(-1)
+    scale = jnp.sqrt(_reciprocal(main))
+    scaled = scale[:, None] * columns * scale[None, :]
+    if isinstance(operator, Transport):
+        # A closed cell has a zero row. A carrying operator is invertible beside it, thanks to its diagonal.
+        return (
+            scale[:, None]
+            * jnp.linalg.inv(scaled + jnp.diag(jnp.where(scale > 0, 0, 1).astype(dtype)))
+            * scale[None, :]
+        )
+    eigenvalues, vectors = jnp.linalg.eigh(scaled)
     seen = eigenvalues > 4 * size * jnp.finfo(dtype).eps * jnp.maximum(eigenvalues[-1], 0)
     inverse = jnp.where(seen, 1 / jnp.where(seen, eigenvalues, 1), 0)
     vectors = scale[:, None] * vectors
