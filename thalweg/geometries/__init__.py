@@ -25,6 +25,7 @@ from thalweg.geometries.fisher_rao import EmpiricalFisher as EmpiricalFisher
 from thalweg.geometries.fisher_rao import FisherRao as FisherRao
 from thalweg.geometries.fisher_rao import KernelFisher as KernelFisher
 from thalweg.geometries.fisher_rao import MatrixFreeFisher as MatrixFreeFisher
+from thalweg.geometries.hellinger_kantorovich import HellingerKantorovich as HellingerKantorovich
 from thalweg.geometries.norms import AbstractNorm as AbstractNorm
 from thalweg.geometries.norms import AbstractPolar as AbstractPolar
 from thalweg.geometries.norms import Euclidean as Euclidean

@@ -25,8 +25,9 @@ class GridDensity(AbstractDensity):
     **Arguments:** `values`: the cell averages, of the grid's shape, non-negative, with $\sum_i q_i\,h^d = 1$;
     `grid`: the grid.
 
-    Use `GridDensity.from_function(fn, grid)` for a density given as a function (normalised over the grid) and
-    `GridDensity.normalised(values, grid)` for values known up to a factor.
+    Use `GridDensity.from_function(fn, grid)` for a density given as a function (normalised over the grid),
+    `GridDensity.normalised(values, grid)` for values known up to a factor, and `GridDensity.measure(values, grid)` for
+    a measure whose mass need not be one.
 
     **Raises:** `ValueError` if the shape is wrong, a value is negative or not finite, or the mass is not one.
     """
@@ -82,6 +83,17 @@ class GridDensity(AbstractDensity):
                     f"got minimum {float(known.min()):.3g} and sum {float(known.sum()):.3g}."
                 )
         return cls(values / mass, grid)
+
+    @classmethod
+    def measure(cls, values: Any, grid: Grid) -> "GridDensity":
+        """The measure with these values, of any positive mass, for geometries that create and destroy mass
+        ([`thalweg.HellingerKantorovich`][]); what lies outside of the domain of a masked grid is left out.
+        """
+        # One class serves both: only the constructor asks for mass one.
+        unit = cls.normalised(values, grid)
+        kept = jnp.asarray(values).astype(unit.values.dtype)
+        kept = kept if grid.mask is None else jnp.where(grid.mask, kept, 0)
+        return eqx.tree_at(lambda s: s.values, unit, kept)
 
     @classmethod
     def from_function(cls, fn: Callable[..., Any], grid: Grid) -> "GridDensity":
