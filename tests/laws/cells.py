@@ -61,13 +61,6 @@ def _log_density(point):
     return -0.5 * jnp.sum((point - 0.3) ** 2) / 0.8 - 0.5 * point.size * jnp.log(2 * jnp.pi * 0.8)
 
 
-def _dirichlet(state):
-    """∫|∇q|²/2 on a grid, with what passes over the joint of a periodic axis left out."""
-    values, grid = state.values, state.grid
-    parts = [jnp.sum(jnp.diff(values, axis=i) ** 2) / grid.spacing[i] ** 2 for i in range(grid.dim)]
-    return 0.5 * sum(parts[1:], start=parts[0]) * grid.cell_volume
-
-
 def _to_another_member(state):
     """The divergence to another member of the family."""
     there = jax.tree.map(lambda leaf: jnp.full_like(leaf, 0.3), state.params)
@@ -93,7 +86,10 @@ def energies(dim: int) -> dict[str, Any]:
         "kl": tw.KL(_target(dim)),
         "squared hellinger": tw.FDivergence(generators.squared_hellinger, _target(dim)),
         "jensen shannon": tw.FDivergence(generators.jensen_shannon, _target(dim)),
-        "dirichlet": tw.Functional(_dirichlet),
+        "dirichlet": tw.DirichletEnergy(),
+        "fisher information": 0.01 * tw.FisherInformation(_target(dim)),
+        "discrepancy": tw.MaximumMeanDiscrepancy(tw.Samples(_points(5, dim)), tw.kernels.gaussian(0.9)),
+        "congestion": tw.KL(_target(dim)) + tw.Congestion(2.0),
         "sum": tw.PotentialEnergy(_wavy) + 0.5 * tw.Entropy() + 0.3 * tw.InteractionEnergy(_soft_attraction),
         "lasso in a box": as_energy(_quartic) + tw.L1(0.1) + tw.ElasticNet(0.05, 0.2) + tw.Box(-1.1, 1.3),
         "positive": as_energy(_quadratic) + tw.NonNegative(),

@@ -65,6 +65,12 @@ def representatives(dim: int = 1) -> dict[str, dict[str, Any]]:
             "FDivergence": tw.FDivergence(tw.generators.forward_kl, target),
             "InternalEnergy": tw.InternalEnergy(lambda q: q**2),
             "PorousMedium": tw.PorousMedium(2.0),
+            "MaximumMeanDiscrepancy": tw.MaximumMeanDiscrepancy(
+                tw.Samples(jnp.zeros((2, dim))), tw.kernels.gaussian(1.0)
+            ),
+            "DirichletEnergy": tw.DirichletEnergy(),
+            "FisherInformation": tw.FisherInformation(),
+            "Congestion": tw.Congestion(2.0),
             "Functional": tw.Functional(lambda state: state.expect(square)),
             "NegativeLogLikelihood": tw.NegativeLogLikelihood(jnp.ones(2)),
             "HalfDeviance": tw.HalfDeviance(jnp.ones(2)),
@@ -213,10 +219,12 @@ def scheme_names(found: Sequence[Combination]) -> tuple[str, ...]:
 def _cells(found: Sequence[Combination]) -> Iterator[tuple[str, str, str, *tuple[str, ...]]]:
     names = dict.fromkeys(entry.energy for entry in found)
     everything = tuple(name for name in names if name not in _NOT_OF_DENSITIES)
+    elsewhere = tuple(name for name in everything if name not in _OF_GRADIENTS)
     for line in lines(found):
         # A mini-batch is a function like any other.
         shown = tuple(name for name in line.energies if name != "MiniBatch" or len(line.energies) == 1)
         energies = "every energy of densities" if shown == everything else ", ".join(shown)
+        energies = "every energy of densities but those of gradients" if shown == elsewhere else energies
         energies = "constraints and penalties" if shown == _WITH_A_PROXIMAL_MAP else energies
         yield line.state, ", ".join(line.geometries), energies, *(YES if yes else NO for yes in line.supported)
 
@@ -226,7 +234,17 @@ _OF_PARAMETERS = ("NegativeLogLikelihood", "HalfDeviance")
 
 # What these go with is what the first of them goes with: they differ in their proximal map alone.
 _WITH_A_PROXIMAL_MAP = ("Box", "NonNegative", "L1", "ElasticNet", "GroupLasso", "Simplex", "Hyperplane", "L2Ball")
-_NOT_OF_DENSITIES = (*_OF_PARAMETERS, *_WITH_A_PROXIMAL_MAP, "MiniBatch", "IntegralFunctional", "Action")
+_NOT_OF_DENSITIES = (
+    *_OF_PARAMETERS,
+    *_WITH_A_PROXIMAL_MAP,
+    "MiniBatch",
+    "IntegralFunctional",
+    "Action",
+    # A constraint, which few solvers take.
+    "Congestion",
+)
+# These need a grid.
+_OF_GRADIENTS = ("DirichletEnergy", "FisherInformation")
 
 
 def as_markdown(found: Sequence[Combination] | None = None) -> str:
