@@ -89,8 +89,8 @@ class ExponentialFiniteVolume(AbstractGridIntegrator):
                 float(jnp.finfo(uphill.dtype).max)
             ):
                 return (
-                    "`ExponentialFiniteVolume` cannot start so far uphill: there the density is nearly infinite in units "
-                    "of the\nroot of the Gibbs density. Use `solver=tw.FiniteVolume()`, which has no such limit."
+                    "`ExponentialFiniteVolume` cannot start so far uphill: in units of the root of the Gibbs density\n"
+                    "the density there is nearly infinite. Use `solver=tw.FiniteVolume()`, which has no such limit."
                 )
         return None
 
@@ -135,7 +135,7 @@ class ExponentialFiniteVolume(AbstractGridIntegrator):
             # What is less than rounding of the mass altogether would be the largest entry where it lies far uphill.
             heavy = (carry.values > negligible * jnp.sum(carry.values)) & (root > 0)
             relative = jnp.where(heavy, carry.values / jnp.where(heavy, root, 1), 0)
-            moved = root * exponential(generator, tau, relative, tolerance, periodic)
+            moved = root * jnp.asarray(exponential(generator, tau, relative, tolerance, periodic))
             before, after = jnp.sum(carry.values), jnp.sum(moved)
             lost = jnp.abs(after - before) - jnp.sum(jnp.minimum(moved, 0))
             good = (lost <= rounding * before) & jnp.isfinite(after)

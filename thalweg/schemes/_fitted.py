@@ -16,7 +16,13 @@ import jax.numpy as jnp
 
 from thalweg._types import Array
 from thalweg.energies import AbstractEnergy, Decomposition
-from thalweg.geometries.wasserstein._grid import difference, neighbour, open_faces, relative_mobility
+from thalweg.geometries.wasserstein._grid import (
+    difference,
+    neighbour,
+    open_faces,
+    quotient_on_cells,
+    relative_mobility,
+)
 from thalweg.geometries.wasserstein._means import fitted_coefficient
 from thalweg.states import Grid, GridDensity
 
@@ -66,16 +72,35 @@ def nonlinear_coefficients(
         if structure.local:
             diffusivity, drop = _with_local_part(structure, values, points, axis, diffusivity, drop)
         coefficients.append(_coefficients(drop, diffusivity, grid, axis))
-    return _times_mobility(tuple(coefficients), state, mobility)
+    return _times_mobility(tuple(coefficients), state, mobility, saturates=True)
 
 
 def _times_mobility(
-    coefficients: tuple[FaceCoefficients, ...], state: GridDensity, mobility: Callable[..., Any] | None
+    coefficients: tuple[FaceCoefficients, ...],
+    state: GridDensity,
+    mobility: Callable[..., Any] | None,
+    saturates: bool = False,
 ) -> tuple[FaceCoefficients, ...]:
+    """The coefficients times $m/q$ on the faces, the mean of the two cells; where it falls as the density grows
+    (`saturates`: it may), that of the cell to which the mass goes, so that a full cell takes no more.
+    """
     if mobility is None:
         return coefficients
     factors = relative_mobility(mobility, state)
+    if saturates:
+        quotient = quotient_on_cells(mobility, state)
+        factors = tuple(
+            _downstream(face, state.values, quotient, mean, axis)
+            for axis, (face, mean) in enumerate(zip(coefficients, factors, strict=True))
+        )
     return tuple(FaceCoefficients(*(m * c for c in face)) for face, m in zip(coefficients, factors, strict=True))
+
+
+def _downstream(face: FaceCoefficients, values: Array, quotient: Array, mean: Array, axis: int) -> Array:
+    other, beyond = neighbour(values, axis), neighbour(quotient, axis)
+    to_the_right = face.right * values > face.left * other
+    falls = (beyond - quotient) * (other - values) < 0
+    return jnp.where(falls, jnp.where(to_the_right, beyond, quotient), mean)
 
 
 def _with_local_part(

@@ -94,11 +94,15 @@ def _(state: GridDensity, geometry: Wasserstein) -> GridMetric:
 
 def relative_mobility(mobility: Callable[..., Any], state: GridDensity) -> tuple[Array, ...]:
     """$m(x, q)/q$ on the faces along each axis, the mean of the two cells."""
-    values = state.values
-    # In a vacuum the quotient is taken at a density that moves no more mass than rounding does.
-    floored = jnp.maximum(values, 1e-14 * jnp.max(values))
-    quotient = mobility_on_cells(mobility, state, floored) / floored
+    quotient = quotient_on_cells(mobility, state)
     return tuple(0.5 * (quotient + neighbour(quotient, axis)) for axis in range(state.dim))
+
+
+def quotient_on_cells(mobility: Callable[..., Any], state: GridDensity) -> Array:
+    """$m(x, q)/q$ at the cells."""
+    # In a vacuum it is taken at a density that moves no more mass than rounding does.
+    floored = jnp.maximum(state.values, 1e-14 * jnp.max(state.values))
+    return mobility_on_cells(mobility, state, floored) / floored
 
 
 def mobility_on_cells(mobility: Callable[..., Any], state: GridDensity, values: Array) -> Array:
