@@ -50,6 +50,11 @@ class RESULTS(eqx.Enumeration):
         "Explicit steps on a grid need a step size below about h²/(2·dim·temperature); "
         "use a smaller one, or `tw.Continuous` or `tw.Proximal`, which have no such limit."
     )
+    concentrated = (
+        "The density has gathered in so few cells that the grid no longer resolves it (one holds a fifth of the "
+        "mass): it collapses, or its limit is a point mass. The last resolved state is kept. Use a finer grid to "
+        "follow it longer, less attraction, or more diffusion."
+    )
     left_domain = (
         "A step left the space in which the state lives; the last good state is kept. Use a smaller step size."
     )

@@ -8,11 +8,27 @@ import abc
 from typing import Any, NamedTuple
 
 import equinox as eqx
+import jax.numpy as jnp
 
+from thalweg._result import RESULTS
 from thalweg._types import Scalar
-from thalweg.energies import AbstractEnergy
+from thalweg.energies import AbstractEnergy, Decomposition
 from thalweg.geometries import AbstractGeometry
 from thalweg.states import GridDensity
+
+# A cell that holds more of the mass than this stands for a peak that the grid does not resolve.
+_RESOLVED = 0.2
+
+
+def resolution_of(structure: Decomposition, before: GridDensity, after: GridDensity) -> Any:
+    """`RESULTS.concentrated` where the attraction of an energy has gathered a fifth of the mass in one cell, else
+    `RESULTS.successful`.
+    """
+    if not structure.interaction:
+        return RESULTS.successful
+    peak = jnp.max(after.values)
+    held = peak > _RESOLVED * jnp.sum(after.values)
+    return RESULTS.where(held & (peak > jnp.max(before.values)), RESULTS.concentrated, RESULTS.successful)
 
 
 class Advance(NamedTuple):
