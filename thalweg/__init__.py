@@ -127,6 +127,7 @@ if TYPE_CHECKING:
     from thalweg.schemes import ForwardBackward as ForwardBackward
     from thalweg.schemes import GaussNewton as GaussNewton
     from thalweg.schemes import GradientRestart as GradientRestart
+    from thalweg.schemes import ImplicitFiniteVolume as ImplicitFiniteVolume
     from thalweg.schemes import Krylov as Krylov
     from thalweg.schemes import Langevin as Langevin
     from thalweg.schemes import LearntDiagonal as LearntDiagonal
@@ -300,6 +301,7 @@ _PUBLIC = {
         "ExponentialRosenbrock",
         "ExponentialFiniteVolume",
         "FiniteVolume",
+        "ImplicitFiniteVolume",
         "ForwardBackward",
         "GaussNewton",
         "GradientRestart",

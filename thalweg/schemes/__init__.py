@@ -16,6 +16,7 @@ from thalweg.schemes._finite_volume import FiniteVolume as FiniteVolume
 from thalweg.schemes._forward_backward import ForwardBackward as ForwardBackward
 from thalweg.schemes._grid_integrator import AbstractGridIntegrator as AbstractGridIntegrator
 from thalweg.schemes._grid_integrator import Advance as Advance
+from thalweg.schemes._implicit_volume import ImplicitFiniteVolume as ImplicitFiniteVolume
 from thalweg.schemes._langevin import Langevin as Langevin
 from thalweg.schemes._linearly_implicit import DenseSpectrum as DenseSpectrum
 from thalweg.schemes._linearly_implicit import Krylov as Krylov
