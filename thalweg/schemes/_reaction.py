@@ -116,13 +116,18 @@ class ReplicatorIntegrator(AbstractGridIntegrator):
             tau = jnp.minimum(carry.substep, left)
             tau = jnp.where(left - tau < 1e-6 * duration, left, tau)
             here = carry.here
-            middle = flow.look(flow.grown(here.values, here.rates, here.rest, 0.5 * rate * tau))
-            # The rest, linear in time, is that of the middle on average over both halves.
-            values = flow.grown(middle.values, middle.rates, 2 * middle.rest - here.rest, 0.5 * rate * tau)
+
+            def half(last: _Look, _: None) -> tuple[_Look, _Look]:
+                # The rest, linear in time, is that of the middle on average over both halves.
+                rest = 2 * last.rest - here.rest
+                new = flow.look(flow.grown(last.values, last.rates, rest, 0.5 * rate * tau))
+                return new, new
+
+            new, looks = jax.lax.scan(half, here, None, length=2)
+            middle = jax.tree.map(lambda leaf: leaf[0], looks)
             whole = flow.grown(here.values, here.rates, middle.rest, rate * tau)
-            new = flow.look(values)
             # Where the substeps lie is no part of the derivative.
-            error = jax.lax.stop_gradient(jnp.sum(jnp.abs(values - whole)) / jnp.sum(values))
+            error = jax.lax.stop_gradient(jnp.sum(jnp.abs(new.values - whole)) / jnp.sum(new.values))
             rounding = max(1e-13, 16 * float(jnp.finfo(dtype).eps)) * (1 + jnp.abs(here.value))
             accepted = ((error <= tolerance) & (new.value <= here.value + rounding)) | (tau <= smallest)
             factor = jnp.clip(0.9 * jnp.cbrt(tolerance / jnp.maximum(error, 1e-30)), 0.2, 4.0)
