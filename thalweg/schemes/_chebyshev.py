@@ -31,28 +31,53 @@ import numpy as np
 from thalweg._types import Array, Scalar
 
 
+class Links(NamedTuple):
+    """Which cells are joined: `offsets` from a cell to its partners, one for each array of faces (the first number
+    that is not zero is positive), and whether each axis is `periodic`.
+    """
+
+    offsets: tuple[tuple[int, ...], ...]
+    periodic: tuple[bool, ...]
+
+    @classmethod
+    def of_faces(cls, periodic: tuple[bool, ...]) -> "Links":
+        """Each cell with the next one along each axis."""
+        dim = len(periodic)
+        return cls(tuple(tuple(int(i == axis) for i in range(dim)) for axis in range(dim)), periodic)
+
+
 class SymmetricGenerator(NamedTuple):
-    """A symmetric matrix on the cells of a grid: `diagonal` of the grid's shape, and for each axis minus its entries
-    across the faces (≥ 0, of the grid's shape; entry i is the face between cells i and i+1, the last one wraps).
+    """A symmetric matrix on the cells of a grid: `diagonal` of the grid's shape, and for each offset minus its entries
+    (≥ 0, of the grid's shape; entry i joins cell i and cell i + offset, which wraps; zero where it must not).
     """
 
     diagonal: Array
     faces: tuple[Array, ...]
 
-    @property
-    def spectral_bound(self) -> Scalar:
+    def spectral_bound(self, links: Links) -> Scalar:
         """Gershgorin's bound on the largest eigenvalue."""
         rows = self.diagonal
-        for axis, face in enumerate(self.faces):
-            rows = rows + face + jnp.roll(face, 1, axis)
+        for offset, face in zip(links.offsets, self.faces, strict=True):
+            rows = rows + face + shifted_back(face, offset)
         return jnp.max(rows)
 
-    def times(self, values: Array) -> Array:
+    def times(self, values: Array, links: Links) -> Array:
         """The product of the matrix with the values on the cells."""
         product = self.diagonal * values
-        for axis, face in enumerate(self.faces):
-            product = product - face * jnp.roll(values, -1, axis) - jnp.roll(face * values, 1, axis)
+        for offset, face in zip(links.offsets, self.faces, strict=True):
+            product = product - face * shifted(values, offset) - shifted_back(face * values, offset)
         return product
+
+
+def shifted(values: Array, offset: tuple[int, ...]) -> Array:
+    """The values an offset further on, wrapping."""
+    axes = tuple(axis for axis, k in enumerate(offset) if k)
+    return jnp.roll(values, tuple(-offset[axis] for axis in axes), axes)
+
+
+def shifted_back(values: Array, offset: tuple[int, ...]) -> Array:
+    """The values an offset before, wrapping."""
+    return shifted(values, tuple(-k for k in offset))
 
 
 def num_terms(argument: Scalar, tolerance: float) -> Array:
@@ -64,25 +89,22 @@ def num_terms(argument: Scalar, tolerance: float) -> Array:
     return 2 * jnp.ceil(found / 2).astype(jnp.int32)
 
 
-def argument_of(generator: SymmetricGenerator, duration: Scalar) -> Scalar:
+def argument_of(generator: SymmetricGenerator, duration: Scalar, links: Links) -> Scalar:
     """The argument z; not less than a hundredth, below which Miller's recurrence would overflow."""
-    return jnp.maximum(0.5 * generator.spectral_bound * duration, 0.01)
+    return jnp.maximum(0.5 * generator.spectral_bound(links) * duration, 0.01)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def exponential(
-    generator: SymmetricGenerator, duration: Scalar, values: Array, tolerance: float, periodic: tuple[bool, ...]
+    generator: SymmetricGenerator, duration: Scalar, values: Array, tolerance: float, links: Links
 ) -> Array:
-    r"""$e^{-tA}u$ for the values $u$ on the cells, to `tolerance` relative to the norm of $u$.
-
-    `periodic`: whether the last face along each axis wraps; where not, its entries are zero.
-    """
-    z = argument_of(generator, duration)
-    return _clenshaw(_Doubled.of(generator, duration / z, periodic), z, values, tolerance)
+    r"""$e^{-tA}u$ for the values $u$ on the cells, to `tolerance` relative to the norm of $u$."""
+    z = argument_of(generator, duration, links)
+    return _clenshaw(_Doubled.of(generator, duration / z, links), z, values, tolerance)
 
 
 class _Doubled(NamedTuple):
-    """2X in a flat layout: the neighbours along an axis are one stride away, and what wraps is done apart.
+    """2X in a flat layout: a partner is one stride away, and what wraps is done apart.
 
     Slices of one padded row are several times faster than rolled arrays.
     """
@@ -91,25 +113,26 @@ class _Doubled(NamedTuple):
     faces: tuple[Array, ...]
     wraps: tuple[Array | None, ...]
     shape: tuple[int, ...]
+    links: Links
 
     @classmethod
-    def of(cls, generator: SymmetricGenerator, scale: Scalar, periodic: tuple[bool, ...]) -> "_Doubled":
+    def of(cls, generator: SymmetricGenerator, scale: Scalar, links: Links) -> "_Doubled":
         """2X with X = I − scale · A."""
         shape = generator.diagonal.shape
         faces, wraps = [], []
-        for axis, face in enumerate(generator.faces):
+        for offset, face in zip(links.offsets, generator.faces, strict=True):
+            inside = jnp.asarray(_stays_inside(shape, offset), face.dtype)
             doubled = 2 * scale * face
-            last = (slice(None),) * axis + (slice(-1, None),)
-            wraps.append(doubled[last] if periodic[axis] else None)
-            doubled = doubled.at[last].set(0) if periodic[axis] else doubled
-            # Padded in front by a stride, so that the face below a cell is a slice too.
-            faces.append(jnp.pad(doubled.reshape(-1), (_stride(shape, axis), 0)))
-        return cls((2 - 2 * scale * generator.diagonal).reshape(-1), tuple(faces), tuple(wraps), shape)
+            crosses = any(k and wraps_ for k, wraps_ in zip(offset, links.periodic, strict=True))
+            wraps.append(doubled * (1 - inside) if crosses else None)
+            # Padded in front by a stride, so that the entry towards the partner before is a slice too.
+            faces.append(jnp.pad((doubled * inside).reshape(-1), (_stride(shape, offset), 0)))
+        return cls((2 - 2 * scale * generator.diagonal).reshape(-1), tuple(faces), tuple(wraps), shape, links)
 
     @property
     def halo(self) -> int:
-        """How far a neighbour may be away."""
-        return _stride(self.shape, 0)
+        """How far a partner may be away."""
+        return max(_stride(self.shape, offset) for offset in self.links.offsets)
 
     @property
     def size(self) -> int:
@@ -117,7 +140,7 @@ class _Doubled(NamedTuple):
         return math.prod(self.shape)
 
     def padded(self, row: Array) -> Array:
-        """A row of values with room for the neighbours of its ends."""
+        """A row of values with room for the partners of its ends."""
         return jnp.pad(row, (self.halo, self.halo))
 
     def bare(self, padded: Array) -> Array:
@@ -132,23 +155,38 @@ class _Doubled(NamedTuple):
         """2X times a padded row, as a bare one."""
         halo, size = self.halo, self.size
         product = self.diagonal * padded[halo : halo + size]
-        for axis, face in enumerate(self.faces):
-            stride = _stride(self.shape, axis)
+        for offset, face in zip(self.links.offsets, self.faces, strict=True):
+            stride = _stride(self.shape, offset)
             product = product + face[stride:] * padded[halo + stride : halo + stride + size]
             product = product + face[:size] * padded[halo - stride : halo - stride + size]
         if all(wrap is None for wrap in self.wraps):
             return product
         values, cells = self.bare(padded).reshape(self.shape), product.reshape(self.shape)
-        for axis, wrap in enumerate(self.wraps):
-            if wrap is not None:
+        for offset, wrap in zip(self.links.offsets, self.wraps, strict=True):
+            if wrap is None:
+                continue
+            if sum(map(abs, offset)) == 1:
+                # One layer of cells at each end of the axis.
+                axis = offset.index(1)
                 first, last = (slice(None),) * axis + (slice(0, 1),), (slice(None),) * axis + (slice(-1, None),)
-                cells = cells.at[first].add(wrap * values[last])
-                cells = cells.at[last].add(wrap * values[first])
+                cells = cells.at[first].add(wrap[last] * values[last])
+                cells = cells.at[last].add(wrap[last] * values[first])
+            else:
+                cells = cells + wrap * shifted(values, offset) + shifted_back(wrap * values, offset)
         return cells.reshape(-1)
 
 
-def _stride(shape: tuple[int, ...], axis: int) -> int:
-    return math.prod(shape[axis + 1 :])
+def _stride(shape: tuple[int, ...], offset: tuple[int, ...]) -> int:
+    return sum(k * math.prod(shape[axis + 1 :]) for axis, k in enumerate(offset))
+
+
+def _stays_inside(shape: tuple[int, ...], offset: tuple[int, ...]) -> np.ndarray:
+    """Whether the partner of each cell lies in the grid without wrapping."""
+    inside = np.ones(shape, bool)
+    for axis, (n, k) in enumerate(zip(shape, offset, strict=True)):
+        there = np.arange(n) + k
+        inside &= ((there >= 0) & (there < n)).reshape(tuple(n if i == axis else 1 for i in range(len(shape))))
+    return inside
 
 
 def _clenshaw(twice: _Doubled, z: Scalar, values: Array, tolerance: float) -> Array:
@@ -181,18 +219,16 @@ def _next(miller: tuple[Scalar, Scalar], k: Array, z: Scalar) -> tuple[Scalar, S
     return miller[1] + (2 * k.astype(z.dtype) / z) * miller[0], miller[0]
 
 
-def _forward(
-    generator: SymmetricGenerator, duration: Scalar, values: Array, tolerance: float, periodic: tuple[bool, ...]
-) -> Any:
-    found = exponential(generator, duration, values, tolerance, periodic)
+def _forward(generator: SymmetricGenerator, duration: Scalar, values: Array, tolerance: float, links: Links) -> Any:
+    found = exponential(generator, duration, values, tolerance, links)
     return found, (generator, duration, values, found)
 
 
-def _backward(tolerance: float, periodic: tuple[bool, ...], saved: Any, cotangent: Array) -> Any:
+def _backward(tolerance: float, links: Links, saved: Any, cotangent: Array) -> Any:
     generator, duration, values, found = saved
-    z = argument_of(generator, duration)
+    z = argument_of(generator, duration, links)
     scale = duration / z
-    twice = _Doubled.of(generator, scale, periodic)
+    twice = _Doubled.of(generator, scale, links)
     adjoint = cotangent.reshape(-1)
     # The vectors b₁, b₂ of the adjoint, and all coefficients, which are needed in the other order now.
     coefficients, total, b1, b2 = _recorded(twice, z, adjoint, tolerance)
@@ -203,7 +239,7 @@ def _backward(tolerance: float, periodic: tuple[bool, ...], saved: Any, cotangen
     def up(carry: Any) -> Any:
         k, t0, t1, b1, b2, gathered = carry
         weight = jnp.where(k == 0, 1, 2).astype(values.dtype)
-        gathered = [sum_ + weight * part for sum_, part in zip(gathered, _products(twice.shape, b1, t0), strict=True)]
+        gathered = [sum_ + weight * part for sum_, part in zip(gathered, _products(twice, b1, t0), strict=True)]
         following = jnp.where(k == 0, 0.5, 1) * twice.times(twice.padded(t0)) - jnp.where(k == 0, 0, 1) * t1
         # b_{k+3} from b_{k+1} and b_{k+2}: Clenshaw's rule the other way round.
         b3 = 2 * coefficients[k + 1] / total * adjoint + twice.times(twice.padded(b2)) - b1
@@ -217,11 +253,11 @@ def _backward(tolerance: float, periodic: tuple[bool, ...], saved: Any, cotangen
     # dX = −scale dA: its diagonal, and minus its entries across the faces.
     by_diagonal = -scale * gathered[0].reshape(shape)
     by_faces = tuple(
-        scale * part.reshape(shape) * (1 if periodic[axis] else _inner(shape, axis))
-        for axis, part in enumerate(gathered[1:])
+        scale * part.reshape(shape) * _may_join(shape, offset, links.periodic)
+        for offset, part in zip(links.offsets, gathered[1:], strict=True)
     )
-    by_duration = -jnp.sum(cotangent * generator.times(found))
-    by_values = exponential(generator, duration, cotangent, tolerance, periodic)
+    by_duration = -jnp.sum(cotangent * generator.times(found, links))
+    by_values = exponential(generator, duration, cotangent, tolerance, links)
     return SymmetricGenerator(by_diagonal, by_faces), by_duration, by_values
 
 
@@ -246,17 +282,17 @@ def _recorded(twice: _Doubled, z: Scalar, start: Array, tolerance: float) -> Any
     return written.at[0].set(miller[0]), total + miller[0], b1, b2
 
 
-def _products(shape: tuple[int, ...], left: Array, right: Array) -> list[Array]:
-    """The entries of a symmetric outer product on the diagonal and across each face."""
-    a, b = left.reshape(shape), right.reshape(shape)
-    faces = [(a * jnp.roll(b, -1, axis) + b * jnp.roll(a, -1, axis)).reshape(-1) for axis in range(len(shape))]
-    return [left * right, *faces]
+def _products(twice: _Doubled, left: Array, right: Array) -> list[Array]:
+    """The entries of a symmetric outer product on the diagonal and for each offset."""
+    a, b = left.reshape(twice.shape), right.reshape(twice.shape)
+    joined = [(a * shifted(b, offset) + b * shifted(a, offset)).reshape(-1) for offset in twice.links.offsets]
+    return [left * right, *joined]
 
 
-def _inner(shape: tuple[int, ...], axis: int) -> np.ndarray:
-    flags = np.ones(shape[axis])
-    flags[-1] = 0
-    return flags.reshape(tuple(shape[axis] if i == axis else 1 for i in range(len(shape))))
+def _may_join(shape: tuple[int, ...], offset: tuple[int, ...], periodic: tuple[bool, ...]) -> np.ndarray:
+    """One where a cell has a partner, which may lie across a periodic joint, zero where there is none."""
+    walled = tuple(0 if wraps else k for k, wraps in zip(offset, periodic, strict=True))
+    return _stays_inside(shape, walled).astype(float)
 
 
 exponential.defvjp(_forward, _backward)

@@ -12,7 +12,7 @@ from thalweg._result import RESULTS
 from thalweg._types import PRNGKey, Scalar, ScalarLike, State
 from thalweg.energies import AbstractEnergy
 from thalweg.geometries import AbstractGeometry
-from thalweg.geometries.wasserstein import GridMetric
+from thalweg.geometries.wasserstein import GridMetric, TensorMetric
 from thalweg.schemes._base import AbstractScheme, StepInfo, check_positive, limited_step_size
 from thalweg.schemes._descent import descend
 from thalweg.schemes._exponential import ExponentialRosenbrock
@@ -88,7 +88,7 @@ class Continuous(AbstractScheme):
         metric = geometry.at(state)
         eqx.filter_eval_shape(lambda s: metric.steepest_descent(first_variation(energy, s)).tangent, state)
         solver = self.solver
-        if solver is None and isinstance(metric, GridMetric):
+        if solver is None and isinstance(metric, GridMetric | TensorMetric):
             # The reasons of the last one are those that no integrator can serve.
             solver = grid_integrator(energy, geometry, state) or _GRID_INTEGRATORS[-1]()
         if isinstance(solver, AbstractGridIntegrator):

@@ -31,11 +31,13 @@ from thalweg._result import RESULTS
 from thalweg._types import Array, Scalar
 from thalweg.energies import AbstractEnergy, decompose
 from thalweg.geometries import AbstractGeometry
-from thalweg.geometries.wasserstein._grid import GridMetric, difference, is_proportional, neighbour
-from thalweg.schemes._chebyshev import MAX_TERMS, SymmetricGenerator, exponential, num_terms
-from thalweg.schemes._fitted import FaceCoefficients, linear_coefficients
+from thalweg.geometries.wasserstein import GridMetric, TensorMetric
+from thalweg.geometries.wasserstein._grid import is_proportional
+from thalweg.geometries.wasserstein._tensor import is_matrix
+from thalweg.schemes._chebyshev import MAX_TERMS, exponential, num_terms
 from thalweg.schemes._grid_integrator import AbstractGridIntegrator, Advance
-from thalweg.states import Grid, GridDensity
+from thalweg.schemes._jump_process import jump_process
+from thalweg.states import GridDensity
 
 # What may be lost below zero or in mass by one exponential, as a part of the mass, before it is done in two halves.
 _ROUNDING = 1e-10
@@ -59,6 +61,8 @@ class ExponentialFiniteVolume(AbstractGridIntegrator):
     A step is taken in substeps for two reasons only: that the dissipated energy is integrated well (they double while
     its quadrature allows), and that rounding stays below 1e-12 of the mass.
 
+    Also for a mobility that varies in space, and for one that is a matrix.
+
     **Arguments:** `tolerance`: the error of the exponential relative to the norm of $q/\sqrt\pi$; `max_substeps`: of
     one step of the scheme.
 
@@ -73,11 +77,12 @@ class ExponentialFiniteVolume(AbstractGridIntegrator):
         return "finite volumes, exact in time: the equation is linear, and its exponential is a sum of polynomials"
 
     def why_unsupported(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: GridDensity) -> str | None:
-        if not isinstance(geometry.at(state), GridMetric):
+        if not isinstance(geometry.at(state), GridMetric | TensorMetric):
             return "`ExponentialFiniteVolume` integrates grid densities in the Wasserstein geometry."
         structure = decompose(energy)
         temperature = structure.temperature
-        if not is_proportional(getattr(geometry, "mobility", None), state):
+        mobility = getattr(geometry, "mobility", None)
+        if not is_matrix(mobility, state) and not is_proportional(mobility, state):
             return "`ExponentialFiniteVolume` needs a mobility that is proportional to the density."
         if not structure.is_linear or temperature is None:
             return "`ExponentialFiniteVolume` integrates the flow of a potential energy plus an entropy, and no other."
@@ -101,12 +106,11 @@ class ExponentialFiniteVolume(AbstractGridIntegrator):
     def advance(
         self, energy: AbstractEnergy, geometry: AbstractGeometry, state: GridDensity, duration: Scalar, memory: Scalar
     ) -> Advance:
-        coefficients = linear_coefficients(decompose(energy), state, getattr(geometry, "mobility", None))
-        generator, root = symmetrised(coefficients, energy, state)
+        process = jump_process(energy, geometry, state)
+        generator, root, links = process.symmetric(), process.root, process.links
         grid, dtype = state.grid, state.values.dtype
-        periodic = tuple(grid.is_periodic(axis) for axis in range(grid.dim))
         duration = jnp.asarray(duration, dtype)
-        bound = jax.lax.stop_gradient(generator.spectral_bound)
+        bound = jax.lax.stop_gradient(generator.spectral_bound(links))
         # The longest that the terms of one sum allow.
         longest = jnp.asarray(0.25 * MAX_TERMS**2 / 40, dtype) / bound
         tolerance = max(self.tolerance, float(jnp.finfo(dtype).eps))
@@ -116,11 +120,7 @@ class ExponentialFiniteVolume(AbstractGridIntegrator):
         def rate_of(values: Array) -> tuple[Scalar, tuple[Scalar, Array]]:
             """The dissipation rate of these very fluxes, the energy, and the time derivative of the values."""
             value, cotangent = energy_and_first_variation(energy, eqx.tree_at(lambda s: s.values, state, values))
-            xi, rate, tangent = cotangent.regular.values, jnp.zeros((), dtype), jnp.zeros_like(values)
-            for axis, face in enumerate(coefficients):
-                flux = (face.right * values - face.left * neighbour(values, axis)) / grid.spacing[axis]
-                rate = rate - jnp.sum(flux * difference(xi, axis)) / grid.spacing[axis]
-                tangent = tangent - (flux - jnp.roll(flux, 1, axis)) / grid.spacing[axis]
+            tangent, rate = process.change(values, cotangent.regular.values)
             return rate * grid.cell_volume, (value, tangent)
 
         def expansion_at(values: Array) -> tuple[Scalar, Scalar, Scalar]:
@@ -135,7 +135,7 @@ class ExponentialFiniteVolume(AbstractGridIntegrator):
             # What is less than rounding of the mass altogether would be the largest entry where it lies far uphill.
             heavy = (carry.values > negligible * jnp.sum(carry.values)) & (root > 0)
             relative = jnp.where(heavy, carry.values / jnp.where(heavy, root, 1), 0)
-            moved = root * jnp.asarray(exponential(generator, tau, relative, tolerance, periodic))
+            moved = root * jnp.asarray(exponential(generator, tau, relative, tolerance, links))
             before, after = jnp.sum(carry.values), jnp.sum(moved)
             lost = jnp.abs(after - before) - jnp.sum(jnp.minimum(moved, 0))
             good = (lost <= rounding * before) & jnp.isfinite(after)
@@ -214,26 +214,3 @@ def _largest_relative(energy: AbstractEnergy, state: GridDensity) -> Scalar:
     heavy = state.values > jnp.finfo(state.values.dtype).eps / state.grid.num_cells * jnp.sum(state.values)
     above = (potential - lowest) / (2 * jnp.asarray(temperature, potential.dtype))
     return jnp.max(jnp.where(heavy, jnp.log(jnp.where(heavy, state.values, 1)) + above, 0))
-
-
-def symmetrised(
-    coefficients: tuple[FaceCoefficients, ...], energy: AbstractEnergy, state: GridDensity
-) -> tuple[SymmetricGenerator, Array]:
-    r"""The generator in the variable $u = q/\sqrt\pi$, and $\sqrt\pi$ with its largest value one."""
-    structure = decompose(energy)
-    grid: Grid = state.grid
-    potential = state.on_cells(structure.potential_value)
-    if grid.mask is not None:
-        potential = jnp.where(grid.mask, potential, jnp.inf)
-    lowest = jax.lax.stop_gradient(jnp.min(potential))
-    root = jnp.exp(-0.5 * (potential - lowest) / jnp.asarray(structure.temperature, potential.dtype))
-    diagonal = jnp.zeros_like(root)
-    faces = []
-    for axis, face in enumerate(coefficients):
-        over = 1 / grid.spacing[axis] ** 2
-        diagonal = diagonal + over * (face.right + jnp.roll(face.left, 1, axis))
-        # The geometric mean of the two rates; a root has no finite derivative at a closed face.
-        product = face.right * face.left
-        open_ = product > 0
-        faces.append(over * jnp.where(open_, jnp.sqrt(jnp.where(open_, product, 1)), 0))
-    return SymmetricGenerator(diagonal, tuple(faces)), root

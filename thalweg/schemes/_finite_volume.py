@@ -34,7 +34,8 @@ from thalweg._result import RESULTS
 from thalweg._types import Array, Scalar
 from thalweg.energies import AbstractEnergy, Decomposition, decompose
 from thalweg.geometries import AbstractGeometry
-from thalweg.geometries.wasserstein._grid import GridMetric, is_proportional, open_faces
+from thalweg.geometries.wasserstein import GridMetric, TensorMetric
+from thalweg.geometries.wasserstein._grid import is_proportional, open_faces
 from thalweg.schemes._fitted import FaceCoefficients, linear_coefficients, nonlinear_coefficients
 from thalweg.schemes._grid_integrator import AbstractGridIntegrator, Advance, resolution_of
 from thalweg.states import Grid, GridDensity
@@ -60,6 +61,11 @@ class FiniteVolume(AbstractGridIntegrator):
         return "finite volumes: exponentially fitted, positive, conservative"
 
     def why_unsupported(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: GridDensity) -> str | None:
+        if isinstance(geometry.at(state), TensorMetric):
+            return (
+                "With a matrix-valued mobility `Continuous` integrates a potential energy plus an entropy only; other "
+                "energies need\n`scheme=tw.Explicit(step_size)` with a step below about h²/(2·dim·diffusivity)."
+            )
         if not isinstance(geometry.at(state), GridMetric):
             return "`FiniteVolume` integrates grid densities in the Wasserstein geometry; use `solver=None` here."
         temperature = decompose(energy).temperature

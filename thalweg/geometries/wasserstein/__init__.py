@@ -5,3 +5,4 @@ from thalweg.geometries.wasserstein._geometry import Wasserstein as Wasserstein
 from thalweg.geometries.wasserstein._grid import GridMetric as GridMetric
 from thalweg.geometries.wasserstein._grid import LineMetric as LineMetric
 from thalweg.geometries.wasserstein._particles import ParticleMetric as ParticleMetric
+from thalweg.geometries.wasserstein._tensor import TensorMetric as TensorMetric

@@ -20,7 +20,8 @@ class Wasserstein(AbstractGeometry):
     **Arguments:** `mobility`: $m(x, q)$, a function of one point of shape `(dim,)` and the density there that returns
     a non-negative scalar, for grid densities; `None` is $m = q$. The flow is then $\partial_t q = \nabla\cdot(m(x,
     q)\,\nabla\,\delta F/\delta q)$: `lambda x, q: a(x) * q` for a diffusion coefficient that varies, `q * (1 - q)`
-    for a crowd that is full at one, 1 for Cahn–Hilliard's.
+    for a crowd that is full at one, 1 for Cahn–Hilliard's. It may also return $q$ times a symmetric positive definite
+    matrix, for diffusion that is not the same in all directions: positivity, mass and the Gibbs density are kept.
 
     **Source:** Su (2023), the section on the Wasserstein gradient flow; Otto (2001); Benamou, Brenier (2000); with a
     mobility: Dolbeault, Nazaret, Savaré, Calc. Var. 34 (2009).

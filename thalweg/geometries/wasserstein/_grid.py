@@ -13,6 +13,7 @@ from thalweg._types import Array, Scalar, ScalarLike
 from thalweg.geometries._base import AbstractMetric
 from thalweg.geometries.wasserstein._geometry import Wasserstein, metric_at
 from thalweg.geometries.wasserstein._means import arithmetic_mean, logarithmic_mean
+from thalweg.geometries.wasserstein._tensor import TensorMetric, is_matrix
 from thalweg.states import Grid, GridDensity
 from thalweg.transport import line_distance_squared
 
@@ -85,7 +86,9 @@ class LineMetric(GridMetric):
 
 
 @metric_at.register
-def _(state: GridDensity, geometry: Wasserstein) -> GridMetric:
+def _(state: GridDensity, geometry: Wasserstein) -> AbstractMetric:
+    if geometry.mobility is not None and is_matrix(geometry.mobility, state):
+        return TensorMetric(state, geometry.mobility)
     if state.grid.dim == 1 and not state.grid.is_periodic(0) and state.grid.mask is None:
         if geometry.mobility is None:
             return LineMetric(state)
