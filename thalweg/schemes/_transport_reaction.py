@@ -85,7 +85,8 @@ class TransportReactionSplitting(AbstractGridIntegrator):
         if _is_zero(geometry.transport) or _is_zero(geometry.reaction):
             here = parts.begin(memory)
             here = parts.react(here, duration) if _is_zero(geometry.transport) else parts.carry(here, duration)
-            return _finished(here, memory[0], state, here.result, jnp.asarray(1))
+            count = here.transport_substeps + here.reaction_substeps
+            return _finished(here, memory[0], state, here.result, count)
         tolerance = max(self.tolerance, 64 * float(jnp.finfo(duration.dtype).eps))
         smallest = duration * 1e-9
 
@@ -131,6 +132,7 @@ class _Here(eqx.Module):
     dissipated: Scalar
     result: Any
     transport_substeps: Array
+    reaction_substeps: Array
 
 
 class _Now(eqx.Module):
@@ -152,7 +154,7 @@ class _Parts(NamedTuple):
     def begin(self, memory: Any) -> _Here:
         values = self.state.values
         zero = jnp.zeros((), values.dtype)
-        return _Here(values, memory[1], memory[2], zero, RESULTS.successful, jnp.asarray(0))
+        return _Here(values, memory[1], memory[2], zero, RESULTS.successful, jnp.asarray(0), jnp.asarray(0))
 
     def strang(self, here: _Here, tau: Scalar) -> _Here:
         return self.react(self.carry(self.react(here, 0.5 * tau), tau), 0.5 * tau)
@@ -178,6 +180,7 @@ class _Parts(NamedTuple):
             here.dissipated + step.dissipated,
             RESULTS.where(here.result == RESULTS.successful, step.result, here.result),
             here.transport_substeps + substeps,
+            here.reaction_substeps,
         )
 
     def react(self, here: _Here, tau: Scalar) -> _Here:
@@ -196,6 +199,7 @@ class _Parts(NamedTuple):
             here.dissipated + step.dissipated,
             RESULTS.where(here.result == RESULTS.successful, step.result, here.result),
             here.transport_substeps,
+            here.reaction_substeps + step.stats["substeps"],
         )
 
     def at(self, here: _Here) -> GridDensity:
