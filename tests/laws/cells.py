@@ -219,6 +219,8 @@ def geometries() -> dict[str, Any]:
         "damped fisher-rao": tw.FisherRao(damping=0.2),
         "empirical fisher": _empirical_fisher(),
         "wasserstein": tw.Wasserstein(),
+        "hellinger-kantorovich": tw.HellingerKantorovich(reaction=0.7, transport=1.3),
+        "spherical hellinger": tw.HellingerKantorovich(reaction=0.7, transport=0.0, conserve_mass=True),
         "l2": tw.L2(),
         "sobolev": tw.Sobolev(length=0.4),
     }
@@ -240,6 +242,8 @@ def schemes() -> dict[str, Any]:
         "continuous by ode": tw.Continuous(0.05, tw.ODESolver(diffrax_solver())),
         "continuous by exponentials": tw.Continuous(0.05, tw.ExponentialRosenbrock()),
         "continuous by finite volumes": tw.Continuous(0.05, tw.FiniteVolume()),
+        "continuous by the replicator": tw.Continuous(0.05, tw.ReplicatorIntegrator()),
+        "continuous by splitting": tw.Continuous(0.05, tw.TransportReactionSplitting()),
         "langevin": tw.Langevin(0.01),
         "linearly implicit": tw.LinearlyImplicit(0.05),
         "learnt scale": tw.LinearlyImplicit(scale=tw.LearntDiagonal(), solver=tw.DenseSpectrum()),
@@ -267,6 +271,9 @@ ALIKE = {
     "riemannian": ("vector",),
     "damped fisher-rao": ("normal mean scale", "regression"),
     "empirical fisher": ("regression",),
+    # What transport and reaction do alone, every density on a grid meets.
+    "hellinger-kantorovich": ("plane",),
+    "spherical hellinger": ("line",),
     # Eighteen families side by side take minutes to compile; test_likelihoods.py has each of them.
     "families": (),
 }
@@ -280,6 +287,8 @@ VARIANTS = {
     "continuous by ode": [("matrix", "p norm"), ("circle", "wasserstein")],
     "continuous by exponentials": [("vector", "mahalanobis")],
     "continuous by finite volumes": [("plane", "wasserstein")],
+    "continuous by the replicator": [("line", "fisher-rao")],
+    "continuous by splitting": [],
     # These meet few, as what they add to `Explicit` is the same everywhere.
     "linearly implicit": [("vector", "mahalanobis"), ("weighted particles", "wasserstein"), ("poisson", "fisher-rao")],
     "learnt scale": [("vector", "euclidean")],

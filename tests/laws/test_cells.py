@@ -56,6 +56,8 @@ _FEWEST = {
     ("pytree", "product of norms"): 2,
     ("vector", "riemannian"): 2,
     **{(grid, d): 11 for grid in ("line", "circle", "plane") for d in ("wasserstein", "fisher-rao")},
+    ("plane", "hellinger-kantorovich"): 11,
+    ("line", "spherical hellinger"): 11,
     ("particles", "wasserstein"): 2,
     ("weighted particles", "wasserstein"): 2,
     ("kernel particles", "wasserstein"): 10,

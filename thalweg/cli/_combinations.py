@@ -123,6 +123,7 @@ def representatives(dim: int = 1) -> dict[str, dict[str, Any]]:
             "Sobolev": tw.Sobolev(),
             "FisherRao": tw.FisherRao(),
             "EmpiricalFisher": _empirical_fisher(),
+            "HellingerKantorovich": tw.HellingerKantorovich(),
             "Wasserstein": tw.Wasserstein(),
         },
         "scheme": {
