@@ -80,6 +80,6 @@ def test_a_thousand_steps_keep_mass_sign_energy_and_target(geometry, generator):
     assert float(energies[-1]) < float(energy(START)) - 0.05
     _, kept = run(TARGET_DENSITY.values)
     # Growth keeps each cell to rounding. The fluxes of `FiniteVolume` vanish at the target to rounding only, which adds
-    # up over 1000 steps: up to 1.8e-11 (Jensen–Shannon) in the emptiest cells.
-    drift = 1e-12 if geometry == "fisher_rao" else 5e-11
+    # up over 1000 steps: up to 5.7e-11 (Jensen–Shannon, in its substeps inside the splitting).
+    drift = 1e-12 if geometry == "fisher_rao" else 2e-10
     np.testing.assert_allclose(kept, TARGET_DENSITY.values, rtol=drift)
