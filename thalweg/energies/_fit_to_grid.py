@@ -44,8 +44,8 @@ def with_walls(energy: AbstractEnergy, state: State) -> State:
     potential = _known(_on_cells(structure, state)) if structure.potential else None
     if potential is None or not np.any(potential == np.inf):
         return state
-    grid = state.grid.masked(potential != np.inf)
-    return GridDensity(jnp.where(grid.mask, state.values, 0), grid)
+    kept = potential != np.inf
+    return GridDensity(jnp.where(kept, state.values, 0), state.grid.masked(kept))
 
 
 def _check_potential(structure: Decomposition, state: GridDensity) -> None:
