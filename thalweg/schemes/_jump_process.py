@@ -59,7 +59,8 @@ def jump_process(energy: AbstractEnergy, geometry: AbstractGeometry, state: Grid
     potential, temperature = state.on_cells(structure.potential_value), jnp.asarray(structure.temperature, dtype)
     metric = geometry.at(state)
     if isinstance(metric, TensorMetric):
-        offsets, weights = pairs_of(metric.mobility, state)
+        offsets, found = pairs_of(metric.mobility, state)
+        weights = tuple(jnp.asarray(weight) for weight in found)
         links = Links(offsets, periodic)
         drops = [shifted(potential, offset) - potential for offset in offsets]
         ahead = tuple(w * fitted_coefficient(d, temperature) for w, d in zip(weights, drops, strict=True))

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from thalweg import _tree
 from thalweg._errors import UnsupportedCombination
 from thalweg._first_variation import Cotangent, Velocity
 from thalweg._types import Array, Scalar, ScalarLike
@@ -113,7 +114,7 @@ def _pairs(mobility: Callable[..., Any], grid: Grid, dtype: str) -> tuple[tuple[
         points = grid.centres.astype(dtype).reshape(-1, grid.dim)
         ask = jax.vmap(mobility, in_axes=(0, None))
         at_one, at_three = (ask(points, jnp.asarray(q, points.dtype)) for q in (1.0, 3.0))
-    if any(isinstance(found, jax.core.Tracer) for found in (at_one, at_three)):
+    if _tree.is_traced(at_one) or _tree.is_traced(at_three):
         raise UnsupportedCombination(
             "A matrix-valued mobility must be known before anything is traced: its stencil is chosen from its values.\n"
             "Close over numbers, not over what `jax.grad` or `jax.vmap` trace."
