@@ -1,4 +1,4 @@
-# make demo | test | lint | format | bench-vector | clean; needs git, make and Python >= 3.11 with venv and pip.
+# make demo | test | lint | format | bench-vector | bench-grid | clean; needs git, make and Python >= 3.11 with venv and pip.
 # Another interpreter: make test PYTHON=python3.13. More for pytest: make test ARGS="tests/laws -k mass".
 
 PYTHON ?= python3
@@ -16,7 +16,7 @@ BENCH := $(VENV)/installed-bench-$(VERSION)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format bench-vector constraints clean
+.PHONY: help demo test lint format bench-vector bench-grid constraints clean
 
 help:
 	@sed -n '1,2s/^# //p' Makefile
@@ -40,6 +40,11 @@ format: $(DEV)
 # About an hour on one core; make bench-vector ARGS=--ours measures only thalweg anew.
 bench-vector: $(BENCH)
 	$(BIN)/python -m benchmarks.vector $(ARGS)
+
+# Densities on grids against py-pde, FiPy, fplanck and a loop over SciPy; docs/benchmarks.md says what and how.
+# About twenty minutes on a quiet core; make bench-grid ARGS=--ours measures only thalweg anew.
+bench-grid: $(BENCH)
+	$(BIN)/python -m benchmarks.grid $(ARGS)
 
 # An existing .venv is kept when its interpreter has the wanted version, and made anew when it has not.
 # --no-compile: only what is imported is ever compiled, which makes the first run shorter.

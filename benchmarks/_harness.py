@@ -87,9 +87,11 @@ def best_value(values: Iterable[float | None]) -> float:
     return min((value for value in values if value is not None and math.isfinite(value)), default=math.inf)
 
 
-def environment() -> dict[str, str]:
+PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "optimistix", "optax", "lineax", "sif2jax")
+
+
+def environment(names: Sequence[str] = PACKAGES) -> dict[str, str]:
     """The versions and the machine, without names."""
-    names = ("jax", "jaxlib", "numpy", "scipy", "optimistix", "optax", "lineax", "sif2jax")
     found = {"python": platform.python_version()}
     for name in names:
         try:
