@@ -74,7 +74,7 @@ class LineJKO(AbstractJKOSolver):
 
     @property
     def distance_label(self) -> str:
-        return "the Wasserstein distance itself, of fourth order in the spacing; recorded for densities constant on cells"
+        return "the Wasserstein distance itself, of fourth order in space; recorded for densities constant on cells"
 
     def why_unsupported(self, energy: AbstractEnergy, metric: AbstractMetric) -> str | None:
         if not isinstance(metric, LineMetric):
