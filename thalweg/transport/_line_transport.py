@@ -29,6 +29,7 @@ from thalweg.transport._distance import (
     time_average,
     transport_between,
 )
+from thalweg.transport._grid_transport import grid_transport
 from thalweg.transport._line import cumulative_mass
 
 # Halvings of a level between -1 and 1 down to the rounding unit.
@@ -281,10 +282,7 @@ def _common_grid(a: Grid, b: Grid) -> Grid:
 @transport_between.register
 def _(a: GridDensity, b: GridDensity, solver: Any) -> Transport:
     if a.grid.dim > 1:
-        raise UnsupportedCombination(
-            f"`wasserstein_distance` of grid densities is there in one dimension only; this grid has {a.grid.dim}.\n"
-            "Draw particles from both, `tw.Particles`, for an estimate."
-        )
+        return grid_transport(a, b, solver)
     if solver is not None:
         raise UnsupportedCombination(
             f"On the line the transport is known exactly and takes no solver; got `{type(solver).__name__}`.\n"

@@ -131,26 +131,41 @@ class Sinkhorn(eqx.Module):
 def _potentials(
     x: Array, y: Array, w: Array, v: Array, epsilon: float, tolerance: float, max_steps: int
 ) -> tuple[Array, Flag]:
-    """Sinkhorn's iteration on the logarithms, and whether it converged.
+    both = jnp.concatenate([x, y])
+    size = jnp.sum((jnp.max(both, axis=0) - jnp.min(both, axis=0)) ** 2)
+    to_ends = lambda f, now: _softly_transformed(y, x, f, w, now)  # noqa: E731
+    to_starts = lambda g, now: _softly_transformed(x, y, g, v, now)  # noqa: E731
+    return annealed(to_ends, to_starts, w, size, epsilon, tolerance, max_steps)
 
-    $\\varepsilon$ comes down from the squared size of the cloud: at a small one alone the iteration would crawl.
+
+def annealed(
+    to_ends: Callable[[Array, Scalar], Array],
+    to_starts: Callable[[Array, Scalar], Array],
+    masses: Array,
+    size: Scalar,
+    epsilon: float,
+    tolerance: float,
+    max_steps: int,
+) -> tuple[Array, Flag]:
+    """Sinkhorn's iteration on the logarithms: the potential of the starts, and whether it converged.
+
+    `to_ends` and `to_starts` are the soft transforms of a potential at a temperature, which comes down from `size`: at
+    a small one alone the iteration would crawl.
     """
-    size = jnp.sum((jnp.max(jnp.concatenate([x, y]), axis=0) - jnp.min(jnp.concatenate([x, y]), axis=0)) ** 2)
-    goal = jnp.asarray(epsilon, x.dtype)
+    goal = jnp.asarray(epsilon, masses.dtype)
 
     def body(carry: tuple[Array, Scalar, Scalar, Array]) -> tuple[Array, Scalar, Scalar, Array]:
         f, now, _, count = carry
-        g = _softly_transformed(y, x, f, w, now)
-        ahead = _softly_transformed(x, y, g, v, now)
-        # With g made from f the columns are exact; the rows are off by how much f changes.
-        error = jnp.sum(w * jnp.abs(jnp.expm1((f - ahead) / now)))
+        ahead = to_starts(to_ends(f, now), now)
+        # With the other potential made from f the columns are exact; the rows are off by how much f changes.
+        error = jnp.sum(masses * jnp.abs(jnp.expm1((f - ahead) / now)))
         error = jnp.where(now > goal, jnp.inf, error)
         return ahead, jnp.maximum(now * _COOLING, goal), error, count + 1
 
     def unfinished(carry: tuple[Array, Scalar, Scalar, Array]) -> Flag:
         return (carry[2] > tolerance) & (carry[3] < max_steps)
 
-    start = (jnp.zeros_like(w), jnp.maximum(size, goal), jnp.full_like(goal, jnp.inf), jnp.asarray(0))
+    start = (jnp.zeros_like(masses), jnp.maximum(size, goal), jnp.full_like(goal, jnp.inf), jnp.asarray(0))
     f, _, error, _ = jax.lax.while_loop(unfinished, body, start)
     return f, error <= tolerance
 
