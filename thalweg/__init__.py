@@ -132,6 +132,7 @@ if TYPE_CHECKING:
     from thalweg.schemes import Langevin as Langevin
     from thalweg.schemes import LearntDiagonal as LearntDiagonal
     from thalweg.schemes import LinearlyImplicit as LinearlyImplicit
+    from thalweg.schemes import LinearisedJKO as LinearisedJKO
     from thalweg.schemes import LineJKO as LineJKO
     from thalweg.schemes import MirrorMomentum as MirrorMomentum
     from thalweg.schemes import Momentum as Momentum
@@ -309,6 +310,7 @@ _PUBLIC = {
         "Langevin",
         "LearntDiagonal",
         "LineJKO",
+        "LinearisedJKO",
         "LinearlyImplicit",
         "MirrorMomentum",
         "Momentum",

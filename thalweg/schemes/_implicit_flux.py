@@ -4,8 +4,8 @@ With $\xi = \delta F/\delta q$ at the new density, each flux is $-M\,\Delta\xi$ 
 vanishes with the density of the cell that mass leaves. So every face lowers the energy, the flux is zero where $\xi$ is
 constant, and no cell is emptied below zero, however long the step. What M is decides the accuracy:
 
-- with an entropy of temperature T: the exponentially fitted flux, $D\,[B(\Delta a/D)\,q_i - B(-\Delta a/D)\,q_j]$, in
-  which D is T plus the secant of the other local terms in $\log q$;
+- with an entropy of temperature T: the exponentially fitted flux, $T\,[B(\Delta a/T)\,q_i - B(-\Delta a/T)\,q_j]$, in
+  which $a = \xi - T\log q$: second order once a changes by less than T from cell to cell, upwind where by more;
 - with local terms alone: the secant $M = \Delta P/\Delta e'$ of the pressure $P = q e' - e$, which makes the flux of an
   internal energy $-\Delta P$, but at most twice the density upstream;
 - without any: the density upstream, first order in space.
@@ -75,26 +75,11 @@ def _flux(
     temperature = structure.temperature
     if mobility is None and temperature is not None:
         diffusivity = jnp.broadcast_to(jnp.asarray(temperature, drop.dtype), drop.shape)
-        log_ratio = jnp.log(full_there) - jnp.log(full_here)
-        rise = drop + diffusivity * log_ratio
+        # The local part is in the drop: a secant in log q would have no finite derivative where q = 0.
         if structure.local:
             slope = on_cells(jax.grad(structure.local_value))
-            s_hh, s_tt = slope(full_here, x_here), slope(full_there, x_there)
-            s_ht, s_th = slope(full_here, x_there), slope(full_there, x_here)
-            rise = rise + (s_tt - s_hh)
-            near = jnp.abs(log_ratio) < 1e-4
-            middle = 0.5 * (full_here + full_there)
-            bend = on_cells(jax.grad(jax.grad(structure.local_value)))
-            at_middle = 0.5 * middle * (bend(middle, x_here) + bend(middle, x_there))
-            secant = 0.5 * ((s_th - s_hh) + (s_tt - s_ht)) / jnp.where(near, 1, log_ratio)
-            secant = jnp.where(near, at_middle, secant)
-            # A concave part takes from the diffusivity; what there is none to take from is a part of the drop.
-            total = diffusivity + secant
-            rest = jnp.where(near, s_tt - s_hh - at_middle * log_ratio, 0.5 * ((s_tt - s_th) + (s_ht - s_hh)))
-            fitted = drop + rest + jnp.minimum(total, 0) * log_ratio
-            # The secant has no finite derivative in a vacuum; all of the local part in the drop has.
-            drop = jnp.where(upwind, drop + (s_tt - s_hh), fitted)
-            diffusivity = jnp.where(upwind, diffusivity, jnp.maximum(total, 0))
+            drop = drop + (slope(full_there, x_there) - slope(full_here, x_here))
+        rise = drop + diffusivity * (jnp.log(full_there) - jnp.log(full_here))
         right, left = fitted_coefficient(drop, diffusivity), fitted_coefficient(-drop, diffusivity)
         return right * here - left * there, rise
 

@@ -197,16 +197,17 @@ def solve(
     def linear(_: object, given: tuple[Array, Scalar]) -> tuple[tuple[Array, Scalar], Count]:
         start, size = without_constants(given[0]), given[1]
         goal = tolerance * jnp.maximum(jnp.abs(size), _norm(start))
-        found, steps = _conjugate_gradients(frozen, precondition, start, goal, max_steps)
+        found, steps = conjugate_gradients(lambda x: apply(frozen, x), precondition, start, goal, max_steps)
         return (found, size), steps
 
     right = without_constants(right)
     start = right - apply(operator, guess)
-    size = jax.lax.stop_gradient(_norm(right))
+    size = jax.lax.stop_gradient(_norm(right)) + 0 * jnp.sum(start)  # the transpose wants all of b to be linear
     (correction, _), steps = jax.lax.custom_linear_solve(
         lambda x: (apply(operator, x[0]), x[1]), (start, size), linear, symmetric=True, has_aux=True
     )
     values = guess + correction
+    size = jax.lax.stop_gradient(size)
     left = _norm(without_constants(right - apply(frozen, jax.lax.stop_gradient(values))))
     return Solution(values, left / jnp.where(size > 0, size, 1), steps)
 
@@ -219,15 +220,21 @@ class _Carry(NamedTuple):
     count: Count
 
 
-def _conjugate_gradients(
-    operator: Elliptic, precondition: Callable[[Array], Array], right: Array, goal: Scalar, max_steps: int
+def conjugate_gradients(
+    product: Callable[[Array], Array],
+    precondition: Callable[[Array], Array],
+    right: Array,
+    goal: Scalar,
+    max_steps: int,
 ) -> tuple[Array, Count]:
+    """From zero until the residual is at most `goal`: the solution and the number of steps."""
+
     def unfinished(c: _Carry) -> Array:
         # A product that is not positive is rounding, or NaN: no progress is left.
         return (_norm(c.left) > goal) & (c.weight > 0) & (c.count < max_steps)
 
     def body(c: _Carry) -> _Carry:
-        image = apply(operator, c.direction)
+        image = product(c.direction)
         along = jnp.vdot(c.direction, image)
         size = jnp.where(along > 0, c.weight / jnp.where(along > 0, along, 1), 0)
         left = c.left - size * image
