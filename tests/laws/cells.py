@@ -61,6 +61,15 @@ def _log_density(point):
     return -0.5 * jnp.sum((point - 0.3) ** 2) / 0.8 - 0.5 * point.size * jnp.log(2 * jnp.pi * 0.8)
 
 
+def _of_a_curve(state):
+    """∫|∇y|²/2 of a function on a grid, by its nodes."""
+    if not isinstance(state, tw.GridFunction):
+        raise TypeError("a functional of functions")
+    values, grid = state.values, state.grid
+    parts = [jnp.sum(jnp.diff(values, axis=i) ** 2) / grid.spacing[i] ** 2 for i in range(grid.dim)]
+    return 0.5 * sum(parts[1:], start=parts[0]) * grid.cell_volume
+
+
 def _to_another_member(state):
     """The divergence to another member of the family."""
     there = jax.tree.map(lambda leaf: jnp.full_like(leaf, 0.3), state.params)
@@ -87,6 +96,7 @@ def energies(dim: int) -> dict[str, Any]:
         "squared hellinger": tw.FDivergence(generators.squared_hellinger, _target(dim)),
         "jensen shannon": tw.FDivergence(generators.jensen_shannon, _target(dim)),
         "dirichlet": tw.DirichletEnergy(),
+        "dirichlet of a curve": tw.Functional(_of_a_curve),
         "fisher information": 0.01 * tw.FisherInformation(_target(dim)),
         "discrepancy": tw.MaximumMeanDiscrepancy(tw.Samples(_points(5, dim)), tw.kernels.gaussian(0.9)),
         "congestion": tw.KL(_target(dim)) + tw.Congestion(2.0),
@@ -242,6 +252,8 @@ def schemes() -> dict[str, Any]:
         "continuous by ode": tw.Continuous(0.05, tw.ODESolver(diffrax_solver())),
         "continuous by exponentials": tw.Continuous(0.05, tw.ExponentialRosenbrock()),
         "continuous by finite volumes": tw.Continuous(0.05, tw.FiniteVolume()),
+        "continuous by exact exponentials": tw.Continuous(0.05, tw.ExponentialFiniteVolume()),
+        "continuous by implicit volumes": tw.Continuous(0.05, tw.ImplicitFiniteVolume()),
         "continuous by the replicator": tw.Continuous(0.05, tw.ReplicatorIntegrator()),
         "continuous by splitting": tw.Continuous(0.05, tw.TransportReactionSplitting()),
         "langevin": tw.Langevin(0.01),
@@ -287,6 +299,8 @@ VARIANTS = {
     "continuous by ode": [("matrix", "p norm"), ("circle", "wasserstein")],
     "continuous by exponentials": [("vector", "mahalanobis")],
     "continuous by finite volumes": [("plane", "wasserstein")],
+    "continuous by exact exponentials": [("circle", "wasserstein")],
+    "continuous by implicit volumes": [("plane", "wasserstein")],
     "continuous by the replicator": [("line", "fisher-rao")],
     "continuous by splitting": [],
     # These meet few, as what they add to `Explicit` is the same everywhere.

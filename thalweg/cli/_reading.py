@@ -84,14 +84,16 @@ class Reader:
         return self.object(table, kinds, place, role)
 
     def object(self, table: dict[str, Any], kinds: tuple[Any, ...], place: Place, what: str) -> Expression:
-        """An object of one of the given kinds; `type` may be left out where only one class fits."""
+        """An object of one of the given kinds; `type` may be left out where only one class fits the place, or
+        the keys."""
         known = catalogue.candidates(kinds)
         table = dict(table)
         name = table.pop("type", None)
         if name is None:
-            if len(known) != 1:
+            fits = [name for name, entry in known.items() if any(_fits(way, table) for way in entry.constructors)]
+            if len(known) != 1 and len(fits) != 1:
                 raise place.error(f"needs a `type`. {nearest('', sorted(known))}")
-            name = next(iter(known))
+            name = fits[0] if fits else next(iter(known))
         if not isinstance(name, str):
             raise place.error(f"`type` must be a name in quotes; got {name!r}.")
         entry = known.get(name.partition(".")[0])
@@ -231,6 +233,11 @@ class Reader:
 
 
 _EXTRA_NAMES = {"state": ["Vector"], "energy": ["Function"]}
+
+
+def _fits(way: Constructor, table: dict[str, Any]) -> bool:
+    """Whether a constructor takes just these keys."""
+    return way.required <= set(table) <= set(way.arguments)
 
 
 def _only(table: dict[str, Any], keys: tuple[str, ...], place: Place, what: str) -> None:
