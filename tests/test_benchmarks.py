@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import thalweg as tw
+from benchmarks import _grid_orders, _grid_peers, _minimisers, constrained, cutest, fokker_planck, grid, nist, pinn
 from benchmarks import _harness as harness
-from benchmarks import _minimisers, constrained, cutest, nist, pinn
+from benchmarks import _rotated_well as well
 
 
 def bowl(x):
@@ -167,3 +169,85 @@ def test_an_infeasible_point_is_not_counted_as_solved_however_low():
     assert not constrained.solved(row, {"f": -1.0, "missed": 1e-3})
     assert not constrained.solved(row, {"f": 1e-3, "missed": 0.0})
     assert not constrained.solved(row, {"error": "takes no linear constraint"})
+
+
+def smallest(solver):
+    return next(run for run in fokker_planck.SMALLEST if run[0] == solver)
+
+
+def test_the_solution_in_the_rotated_well_is_the_product_of_its_two_factors():
+    # Before the two are extrapolated.
+    assert well.accuracy() < 3e-7
+    # Along the valley, against the library in one dimension: an error of h², and 2e-4 with 200 cells.
+    grid_1d = tw.Grid(-3.0, 3.0, 800)
+    start = tw.GridDensity.from_function(lambda u: jnp.exp(-((u[0] - well.START_U) ** 2) / 0.08), grid_1d)
+    energy = tw.PotentialEnergy(lambda u: 2 * (u[0] ** 2 - 1) ** 2) + tw.Entropy()
+    path = tw.flow(energy, start, geometry=tw.Wasserstein(), scheme=tw.Continuous(1.0), final_time=1.0)
+    exact = well.along_u()(np.asarray(grid_1d.centres[:, 0]))
+    assert np.sum(np.abs(path.final.state.values - exact)) * grid_1d.cell_volume < 2e-5
+    # Across it, closed form 1; the walls of the box leave 3e-6 of the mass out, at v up to 2.3.
+    cells = well.cells(128)
+    volume = cells.spacing**2
+    _, v = well.rotated(cells.x, cells.y)
+    np.testing.assert_allclose(np.sum(cells.solution) * volume, 1.0, atol=5e-6)
+    np.testing.assert_allclose(np.sum(cells.solution * v) * volume, 0.5 * np.exp(-4), atol=1e-5)
+    variance = 0.25 + (0.04 - 0.25) * np.exp(-8)
+    second = np.sum(cells.solution * v**2) * volume
+    np.testing.assert_allclose(second, variance + 0.25 * np.exp(-8), atol=2e-5)
+    # Its derivatives are those that the peers are given.
+    e = 1e-5
+    for axis, slope in enumerate(well.gradient(cells.x, cells.y)):
+        dx, dy = (e, 0) if axis == 0 else (0, e)
+        ahead, behind = (well.potential(cells.x + s * dx, cells.y + s * dy) for s in (1, -1))
+        np.testing.assert_allclose(slope, (ahead - behind) / (2 * e), rtol=1e-6, atol=1e-4)
+
+
+def test_the_smallest_fokker_planck_benchmark_runs_and_a_wrong_answer_shows(monkeypatch):
+    rows = {}
+    for solver in (_grid_peers.OURS, "SciPy loop"):
+        run = smallest(solver)
+        rows[fokker_planck.key(*run)] = fokker_planck.measure(*run, lambda phase: None)
+    mine, theirs = rows.values()
+    # Second order in space, and exact in time: the loop has an error in time too.
+    assert mine["error"] < theirs["error"] < 3e-3
+    assert mine["error"] < 1e-3
+    assert mine["mass"] < 1e-13
+    assert mine["least"] >= 0
+    assert mine["drift"] < 1e-12
+    assert 0 < mine["cpu"] < mine["first"]
+
+    def too_short(cells):
+        return lambda values: _grid_peers.Outcome(values)
+
+    monkeypatch.setitem(fokker_planck.SOLVERS, "idle", too_short)
+    idle = fokker_planck.measure("idle", 64, {}, lambda phase: None)
+    assert idle["error"] > 0.5
+    rows["idle"] = idle
+    rows["absent"] = {"solver": "absent", "n": 64, "setting": {}, "failed": "ModuleNotFoundError"}
+    text = "\n".join(fokker_planck.report(rows))
+    assert "**thalweg**" in text
+    assert "absent: ModuleNotFoundError" in text
+    assert list(fokker_planck.targets(rows)) == []
+
+
+@pytest.mark.parametrize(("solver", "package"), [("fplanck", "fplanck"), ("FiPy", "fipy")])
+def test_a_peer_solves_the_same_problem(solver, package):
+    pytest.importorskip(package)
+    _, n, setting = smallest(solver)
+    cells = well.cells(n)
+    call = _grid_peers.SOLVERS[solver](cells, **setting)
+    assert cells.error(call(cells.start).values) < 3e-3
+
+
+def test_an_order_is_the_slope_between_neighbours():
+    row = {"sizes": [0.2, 0.1, 0.05], "errors": [4e-3, 1e-3, 5e-4], "cpu": 0.0}
+    np.testing.assert_allclose(_grid_orders.orders(row), [2.0, 1.0], rtol=1e-12)
+    name = "Ornstein–Uhlenbeck, 2D, default"
+    ((_, stated, _, met),) = _grid_orders.targets({name: row})
+    assert (stated, met) == ("2", False)
+
+
+def test_every_part_of_the_grid_benchmark_has_a_smallest_size():
+    parts = {part for part, _, _ in grid.tasks(small=True)}
+    assert parts == set(grid.PARTS)
+    assert len(grid.tasks(small=True)) < len(grid.tasks())
