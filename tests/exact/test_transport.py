@@ -319,7 +319,7 @@ def test_on_a_grid_products_have_the_sum_of_the_distances_of_their_factors():
             tw.GridDensity.normalised(factors[0][k].values[:, None] * factors[1][k].values[None], grid) for k in (0, 1)
         )
         found = tw.wasserstein_distance(a, b)
-        # Between masses at the centres steps are whole cells: longer by the variance of that rounding, up to h²/6 an axis.
+        # Masses at the centres go by whole cells: longer by the variance of that rounding, about h²/6 an axis.
         error = float(found.distance_squared) - sum(float(p.distance_squared) for p in parts)
         assert abs(error) < (grid.spacing[0] ** 2 + grid.spacing[1] ** 2) / 6
         # The map, between the centres, is that of the factors.
