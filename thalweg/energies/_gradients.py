@@ -1,6 +1,5 @@
 """Energies of the gradient of a density on a grid: Dirichlet's, and the Fisher information."""
 
-from typing import Any
 
 import jax.numpy as jnp
 
