@@ -325,9 +325,13 @@ def _linearised(
         return vector + tau * divergence(tuple(changes), grid)
 
     rounding = 8 * jnp.finfo(dtype).eps * (rounding + jnp.sum(values)) * grid.cell_volume
-    return _Linearised(
-        residual, product, lambda r: scale * v_cycle(levels, r), dissipation, rounding, jnp.max(outflow) - 1
-    )
+
+    def precondition(vector: Array) -> Array:
+        found = scale * v_cycle(levels, vector)
+        # A coarse cell may hold cells on both sides of a wall.
+        return found if grid.mask is None else jnp.where(grid.mask, found, 0)
+
+    return _Linearised(residual, product, precondition, dissipation, rounding, jnp.max(outflow) - 1)
 
 
 def nonlocal_variation(structure: Decomposition, state: GridDensity, values: Array) -> Array:

@@ -1,0 +1,109 @@
+"""The variational finite-volume JKO step: its certificate, its optimality, walls and crowds."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import thalweg as tw
+from thalweg.energies import decompose
+from thalweg.schemes._implicit_volume import implicit_euler
+from thalweg.schemes.proximal_solvers._linearised import LinearisedJKO
+
+W2 = tw.Wasserstein()
+BOWL = tw.PotentialEnergy(lambda x: 4 * jnp.sum(x**2) + 0.5 * jnp.sin(9 * x[0]))
+
+
+def disc(grid):
+    return tw.GridDensity.from_function(lambda x: jnp.maximum(0.3 - jnp.sum((x - 0.2) ** 2), 0), grid)
+
+
+SQUARE = tw.Grid((-1.0, -1.0), (1.0, 1.0), (15, 14))
+CEILING = 3.0
+
+
+@functools.cache
+def flowed(name, step, number=1):
+    energy = {
+        "fokker-planck": 0.1 * tw.Entropy() + BOWL,
+        "porous": tw.PorousMedium(2.0) + BOWL,
+        "crowd": BOWL + tw.Congestion(CEILING),
+        "warm crowd": BOWL + 0.02 * tw.Entropy() + tw.Congestion(CEILING),
+    }[name]
+    scheme = tw.Proximal(step, solver=LinearisedJKO())
+    return energy, tw.flow(energy, disc(SQUARE), geometry=W2, scheme=scheme, num_steps=number)
+
+
+@pytest.mark.parametrize("step", [3e-3, 0.3])
+@pytest.mark.parametrize("name", ["fokker-planck", "porous", "crowd"])
+def test_a_step_is_certified_whatever_its_length(name, step):
+    energy, path = flowed(name, step)
+    assert float(path.measurements["residual"][1]) <= 1e-6
+    assert float(path.energies[1] + path.distances_squared[1] / (2 * step)) <= float(path.energies[0])
+    values = path.final.state.values
+    assert float(values.min()) >= 0
+    np.testing.assert_allclose(float(path.final.state.mass), 1, atol=1e-13)
+    if name == "crowd":
+        assert float(values.max()) <= CEILING
+        assert float(energy(path.final.state)) < np.inf
+
+
+def test_small_steps_are_those_of_the_implicit_scheme():
+    # Both have upstream densities where there is no entropy: they differ by the term τ/2 |∇ψ|² alone.
+    structure = decompose(tw.PorousMedium(2.0) + BOWL)
+    solve = jax.jit(lambda q, tau: implicit_euler(structure, None, q, tau, 1e-11, jnp.asarray(True)))
+    differences = []
+    for step in (2e-3, 1e-3):
+        _, path = flowed("porous", step)
+        reference = solve(disc(SQUARE), jnp.asarray(step)).values
+        moved = float(jnp.sum(jnp.abs(reference - disc(SQUARE).values)))
+        differences.append(float(jnp.sum(jnp.abs(path.final.state.values - reference))) / moved)
+    # It is of the order of the step, so half as much for half the step.
+    assert differences[1] < 0.7 * differences[0] < 0.2
+
+
+def test_a_long_flow_ends_at_the_gibbs_state():
+    _, path = flowed("fokker-planck", 2.0, 8)
+    gibbs = tw.GridDensity.from_log_density(lambda x: -(4 * jnp.sum(x**2) + 0.5 * jnp.sin(9 * x[0])) / 0.1, SQUARE)
+    assert float(jnp.sum(jnp.abs(path.final.state.values - gibbs.values))) * SQUARE.cell_volume < 2e-3
+
+
+def test_a_full_crowd_settles_as_low_as_the_ceiling_lets_it():
+    _, path = flowed("warm crowd", 0.3, 5)
+    values = np.asarray(path.final.state.values)
+    # The bathtub: full cells lie lower than empty ones; the temperature rounds its edge.
+    height = np.asarray(path.final.state.on_cells(BOWL.potential))
+    full, empty = values > CEILING * (1 - 1e-3), values < 1e-3 * CEILING
+    assert 10 < full.sum() < 100
+    assert height[full].max() <= height[empty].min() + 1e-6
+
+
+def test_a_crowd_leaves_a_room_around_an_obstacle():
+    mask = np.ones((18, 12), bool)
+    mask[10, :5] = mask[10, 7:] = False
+    mask[6:8, 5:7] = False
+    grid = tw.Grid((0.0, 0.0), (1.8, 1.2), (18, 12), mask=mask)
+    x = np.asarray(grid.centres)
+    start = tw.GridDensity.normalised(jnp.asarray(((x[..., 0] < 0.5) & mask) * 1.0), grid)
+    # Inside the distance to the door, outside the distance walked from it.
+    energy = tw.PotentialEnergy(
+        lambda x: jnp.where(x[0] < 1.05, jnp.hypot(x[0] - 1.05, x[1] - 0.6), 1.05 - x[0])
+    ) + tw.Congestion(2.5)
+    path = tw.flow(energy, start, geometry=W2, scheme=tw.Proximal(0.2, solver=LinearisedJKO()), num_steps=6)
+    values = np.asarray(path.states.values)
+    assert (values[:, ~mask] == 0).all()
+    assert values.max() <= 2.5
+    outside = values[:, 11:].sum((1, 2)) * grid.cell_volume
+    assert outside[0] == 0
+    assert outside[-1] > 0.2
+    assert np.all(np.diff(outside) > -1e-9)
+    assert np.all(np.asarray(path.measurements["residual"])[1:] <= 1e-6)
+
+
+def test_a_mobility_that_is_not_proportional_is_refused():
+    metric = tw.Wasserstein(mobility=lambda x, q: q * (1 - q)).at(disc(SQUARE))
+    refused = LinearisedJKO().why_unsupported(BOWL, metric)
+    assert refused is not None
+    assert "a(x) q" in refused
