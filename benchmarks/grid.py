@@ -3,6 +3,7 @@
 python -m benchmarks.grid                     # everything anew; writes results/grid.json, results/grid.md and a figure
 python -m benchmarks.grid --only well         # one part: well, jko, pieces or orders
 python -m benchmarks.grid --ours              # only thalweg anew, the peers from the file
+python -m benchmarks.grid --missing           # only what the file does not hold yet
 python -m benchmarks.grid --small             # the smallest sizes, to see that all of it runs
 python -m benchmarks.grid --table             # only write the tables again
 """
@@ -44,7 +45,12 @@ def _is_ours(part: str, arguments: Sequence[Any]) -> bool:
 
 
 def run(
-    file: Path, small: bool = False, only: Sequence[str] = (), ours: bool = False, limits: harness.Limits = LIMITS
+    file: Path,
+    small: bool = False,
+    only: Sequence[str] = (),
+    ours: bool = False,
+    missing: bool = False,
+    limits: harness.Limits = LIMITS,
 ) -> dict[str, Any]:
     """Measure, and save after each row, so that a run may be cut short."""
     data = harness.load(file)
@@ -52,6 +58,8 @@ def run(
     worker = harness.Worker("benchmarks.grid", limits)
     for part, name, arguments in tasks(small):
         if (only and part not in only) or (ours and not _is_ours(part, arguments)):
+            continue
+        if missing and f"{part}: {name}" in rows:
             continue
         started = time.perf_counter()
         found = worker.measure(part, arguments)
@@ -97,13 +105,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="the parts, separated by commas")
     parser.add_argument("--ours", action="store_true", help="only thalweg anew, the peers from the file")
+    parser.add_argument("--missing", action="store_true", help="only what the file does not hold yet")
     parser.add_argument("--small", action="store_true", help="the smallest sizes, into another file")
     parser.add_argument("--table", action="store_true", help="only write the tables again")
     asked = parser.parse_args(arguments)
     stem = "grid_small" if asked.small else "grid"
     file = harness.RESULTS / f"{stem}.json"
     only = [part for part in asked.only.split(",") if part]
-    data = harness.load(file) if asked.table else run(file, asked.small, only, asked.ours)
+    data = harness.load(file) if asked.table else run(file, asked.small, only, asked.ours, asked.missing)
     write(data, file.with_suffix(".md"))
     if not asked.small:
         well.figure(part_of(data, "well"), FIGURE)
