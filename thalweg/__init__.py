@@ -128,11 +128,12 @@ if TYPE_CHECKING:
     from thalweg.schemes import GaussNewton as GaussNewton
     from thalweg.schemes import GradientRestart as GradientRestart
     from thalweg.schemes import ImplicitFiniteVolume as ImplicitFiniteVolume
+    from thalweg.schemes import KantorovichNewton as KantorovichNewton
     from thalweg.schemes import Krylov as Krylov
     from thalweg.schemes import Langevin as Langevin
     from thalweg.schemes import LearntDiagonal as LearntDiagonal
-    from thalweg.schemes import LinearlyImplicit as LinearlyImplicit
     from thalweg.schemes import LinearisedJKO as LinearisedJKO
+    from thalweg.schemes import LinearlyImplicit as LinearlyImplicit
     from thalweg.schemes import LineJKO as LineJKO
     from thalweg.schemes import MirrorMomentum as MirrorMomentum
     from thalweg.schemes import Momentum as Momentum
@@ -306,6 +307,7 @@ _PUBLIC = {
         "ForwardBackward",
         "GaussNewton",
         "GradientRestart",
+        "KantorovichNewton",
         "Krylov",
         "Langevin",
         "LearntDiagonal",

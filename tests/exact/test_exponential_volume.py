@@ -222,3 +222,16 @@ def test_gradients_go_through_a_rollout_to_the_potential():
     step = 1e-4
     difference = (mean_after(1.3 + step) - mean_after(1.3 - step)) / (2 * step)
     np.testing.assert_allclose(slope, difference, rtol=1e-6)
+
+
+def test_single_precision_stays_single_and_keeps_its_digits():
+    grid = tw.Grid(-3.0, 3.0, 50)
+    energy = tw.PotentialEnergy(lambda x: 0.5 * jnp.sum(x**2)) + tw.Entropy()
+    double = tw.GridDensity.from_function(bump, grid)
+    single = tw.GridDensity(double.values.astype(jnp.float32), grid)
+    ends = [
+        tw.flow(energy, q, geometry=W2, scheme=tw.Continuous(0.5), num_steps=3).final.state.values
+        for q in (double, single)
+    ]
+    assert ends[1].dtype == jnp.float32
+    np.testing.assert_allclose(ends[0], ends[1], atol=1e-4)

@@ -186,7 +186,7 @@ def _integral(duration: Scalar, rate: Scalar, slope: Scalar, later_rate: Scalar,
     value, rise = jnp.log(first), jnp.log(last) - jnp.log(first)
     begin, end = duration * slope / first, duration * later_slope / last
     total = jnp.zeros_like(rate)
-    for node, weight in zip(_NODES, _WEIGHTS, strict=True):
+    for node, weight in zip(_NODES.tolist(), _WEIGHTS.tolist(), strict=True):
         bump = node * (1 - node) * ((begin - rise) * (1 - node) - (end - rise) * node)
         total = total + 0.5 * weight * jnp.exp(jnp.clip(value + rise * node + bump, -700, 700))
     plain = 0.5 * (rate + later_rate) + duration / 12 * (slope - later_slope)
