@@ -14,7 +14,7 @@ from thalweg.energies import AbstractEnergy, decompose
 from thalweg.geometries import AbstractGeometry, AbstractMetric
 from thalweg.geometries.wasserstein import GridMetric
 from thalweg.schemes._base import AbstractScheme, StepInfo, check_positive, limited_step_size
-from thalweg.schemes.proximal_solvers import AbstractJKOSolver, LineJKO, LinearisedJKO, Newton, QuasiNewton
+from thalweg.schemes.proximal_solvers import AbstractJKOSolver, LinearisedJKO, LineJKO, Newton, QuasiNewton
 from thalweg.states import AbstractState, moving
 
 # Beyond this many unknowns a dense Hessian costs more than a quasi-Newton method's extra iterations.
