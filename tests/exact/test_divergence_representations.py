@@ -88,7 +88,12 @@ def largest_gap(points, values):
     return float(np.max(np.abs(below - cumulative)))
 
 
-@pytest.mark.parametrize("name", GENERATORS)
+# Each generator is compiled anew; the others are run with -m slow.
+_QUICK = ("reverse_kl", "pearson_chi2", "jensen_shannon")
+_CASES = [name if name in _QUICK else pytest.param(name, marks=pytest.mark.slow) for name in GENERATORS]
+
+
+@pytest.mark.parametrize("name", _CASES)
 def test_pde_ode_and_sde_agree_at_equal_times(name):
     path = grid_path(name)
     first, last = np.asarray(path.states.values[WAIT]), np.asarray(path.states.values[-1])

@@ -87,7 +87,9 @@ GRIDS = {
 }
 
 
-@pytest.mark.parametrize("name", GRIDS)
+@pytest.mark.parametrize(
+    "name", ["masked", *(pytest.param(name, marks=pytest.mark.slow) for name in ("line", "mixed", "space"))]
+)
 def test_a_thousand_steps_keep_every_law(name):
     grid = GRIDS[name]
     potential = rotated_double_well if grid.dim == 2 else lambda x: jnp.sum(x**2) + jnp.sin(3 * x[0])
