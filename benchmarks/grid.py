@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import _grid_jko as jko
 from benchmarks import _grid_orders as orders
 from benchmarks import _grid_pieces as pieces
 from benchmarks import _harness as harness
@@ -27,12 +28,13 @@ FIGURE = Path(__file__).parent.parent / "docs" / "images" / "fokker_planck_rotat
 def tasks(small: bool = False) -> list[tuple[str, str, tuple[Any, ...]]]:
     """Part, name of the row, and arguments of the part's `measure`."""
     found = [("well", well.key(*run), run) for run in (well.SMALLEST if small else well.RUNS)]
+    found += [("jko", name, arguments) for name, arguments in jko.tasks(small).items()]
     found += [("pieces", name, (name, small)) for name in pieces.PIECES]
     found += [("orders", name, (name, small)) for name in orders.TABLES]
     return found
 
 
-PARTS = {"well": well, "pieces": pieces, "orders": orders}
+PARTS = {"well": well, "jko": jko, "pieces": pieces, "orders": orders}
 
 
 def measure(part: str, arguments: Sequence[Any], report: Callable[[str], None]) -> dict[str, Any]:
