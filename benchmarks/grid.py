@@ -3,7 +3,7 @@
 python -m benchmarks.grid                     # everything anew; writes results/grid.json, results/grid.md and a figure
 python -m benchmarks.grid --only well         # one part: well, jko, pieces or orders
 python -m benchmarks.grid --ours              # only thalweg anew, the peers from the file
-python -m benchmarks.grid --missing           # only what the file does not hold yet
+python -m benchmarks.grid --missing           # only what the file does not hold, or holds as failed
 python -m benchmarks.grid --small             # the smallest sizes, to see that all of it runs
 python -m benchmarks.grid --table             # only write the tables again
 """
@@ -61,7 +61,7 @@ def run(
     for part, name, arguments in tasks(small):
         if (only and part not in only) or (ours and not _is_ours(part, arguments)):
             continue
-        if missing and f"{part}: {name}" in rows:
+        if missing and "failed" not in rows.get(f"{part}: {name}", {"failed": ""}):
             continue
         started = time.perf_counter()
         found = worker.measure(part, arguments)
@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="the parts, separated by commas")
     parser.add_argument("--ours", action="store_true", help="only thalweg anew, the peers from the file")
-    parser.add_argument("--missing", action="store_true", help="only what the file does not hold yet")
+    parser.add_argument("--missing", action="store_true", help="only what the file does not hold, or holds as failed")
     parser.add_argument("--small", action="store_true", help="the smallest sizes, into another file")
     parser.add_argument("--table", action="store_true", help="only write the tables again")
     asked = parser.parse_args(arguments)
