@@ -66,7 +66,7 @@ def _cells():
             yield pytest.param(geometry, name, marks=[pytest.mark.slow] if rare else [])
 
 
-@pytest.mark.parametrize(("geometry", "generator"), _cells())
+@pytest.mark.parametrize(("geometry", "generator"), list(_cells()))
 def test_a_thousand_steps_keep_mass_sign_energy_and_target(geometry, generator):
     energy = tw.FDivergence(GENERATORS[generator], TARGET_DENSITY)
     run = _thousand_steps(energy, *FLOWS[geometry])
