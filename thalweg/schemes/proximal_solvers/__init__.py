@@ -2,6 +2,7 @@
 
 from thalweg.schemes.proximal_solvers._base import AbstractJKOSolver as AbstractJKOSolver
 from thalweg.schemes.proximal_solvers._base import JKOStep as JKOStep
+from thalweg.schemes.proximal_solvers._kantorovich import KantorovichNewton as KantorovichNewton
 from thalweg.schemes.proximal_solvers._line import LineJKO as LineJKO
 from thalweg.schemes.proximal_solvers._linearised import LinearisedJKO as LinearisedJKO
 from thalweg.schemes.proximal_solvers._newton import Newton as Newton
