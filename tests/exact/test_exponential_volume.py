@@ -130,6 +130,17 @@ def test_the_energy_that_is_lost_is_the_energy_that_is_dissipated():
     assert 0 < balance.relative_error < 4e-3
 
 
+def test_at_the_gibbs_density_nothing_is_dissipated_and_substeps_double():
+    grid = tw.Grid((-2.5, -2.5), (2.5, 2.5), (48, 48))
+    energy = tw.PotentialEnergy(rotated_double_well) + tw.Entropy()
+    gibbs = tw.GridDensity.from_log_density(lambda x: -rotated_double_well(x), grid)
+    path = tw.flow(energy, gibbs, geometry=W2, scheme=tw.Continuous(1.0), final_time=2.0)
+    balance = path.energy_balance()
+    assert abs(balance.decrease) < 1e-12
+    assert abs(balance.dissipated) < 1e-12
+    assert int(path.measurements["substeps"][1]) == 7
+
+
 def test_the_order_in_space_is_two_on_a_problem_that_is_not_aligned_with_the_grid():
     # Closed form 1 with a full matrix: no axis of the grid is an axis of the problem.
     matrix = np.array([[2.0, 0.9], [0.9, 1.0]])

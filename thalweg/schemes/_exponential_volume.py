@@ -145,6 +145,7 @@ class ExponentialFiniteVolume(AbstractGridIntegrator):
             dissipated = _integral(tau, carry.rate, carry.bend, rate, bend)
             drop = carry.value - value
             follows = jnp.abs(dissipated - drop) <= 2e-3 * drop + rounding * (1 + jnp.abs(value))
+            follows = follows | (tau * jnp.maximum(carry.rate, rate) <= rounding * (1 + jnp.abs(value)))
             factor = jax.lax.stop_gradient(jnp.where(good, jnp.where(follows, 2.0, 1.0), 0.5))
             keep = lambda new, old: jnp.where(good, new, old)  # noqa: E731
             return _Carry(
@@ -189,8 +190,10 @@ def _integral(duration: Scalar, rate: Scalar, slope: Scalar, later_rate: Scalar,
     for node, weight in zip(_NODES.tolist(), _WEIGHTS.tolist(), strict=True):
         bump = node * (1 - node) * ((begin - rise) * (1 - node) - (end - rise) * node)
         total = total + 0.5 * weight * jnp.exp(jnp.clip(value + rise * node + bump, -700, 700))
-    plain = 0.5 * (rate + later_rate) + duration / 12 * (slope - later_slope)
-    return duration * jnp.where(positive, total, plain)
+    # The trapezoid where the rates are rounding, or where the cubic has left them behind.
+    largest = jnp.maximum(rate, later_rate)
+    trusted = positive & (total <= 2 * largest)
+    return duration * jnp.where(trusted, total, 0.5 * (rate + later_rate))
 
 
 class _Carry(eqx.Module):
