@@ -55,7 +55,8 @@ def flow(
     - `num_steps` or `final_time`: exactly one; `final_time` is hit exactly, the last step being cut if need be.
     - `save_every`: steps between two saves; the start and the end are always saved. Memory does not grow with steps
       that are not saved.
-    - `measure`: a function of the state, whose value (an array, or a dictionary of arrays) is recorded at each save.
+    - `measure`: a function of the state, whose value is recorded at each save: a dictionary of arrays goes into
+      `path.measurements` by its names, an array as `path.measurements["measure"]`.
     - `stop`: a function of a [`thalweg.Snapshot`][] that returns a boolean, asked after every step; for example
       `tw.Stationary(1e-8)`.
     - `key`: a JAX random key, for schemes that draw noise.
