@@ -21,7 +21,6 @@ errors = [jnp.sum(jnp.abs(p.final.state.values - pde.final.state.values)) * grid
 
 x = grid.axis_centres(0)
 fig, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
-fig.suptitle("JKO steps of Fokker–Planck from the top of a barrier between two wells")
 axes[0].fill_between(x, gibbs.values, color="0.88", label="Gibbs")
 axes[0].plot(x, q0.values, color="0.6", linewidth=1, label="start")
 for path in jko[::2]:
@@ -30,10 +29,11 @@ for path in jko[::2]:
     axes[1].semilogy(path.times, path.energies - energy(gibbs), "o--", markersize=4, label=name)
 axes[0].plot(x, pde.final.state.values, "k")
 axes[1].semilogy(pde.times, pde.energies - energy(gibbs), "k", label="Fokker–Planck")
-axes[0].set(title="density at t = 0.4", xlabel="$x$", xlim=(-2, 2))
+axes[0].set(title="from a barrier into two wells: t = 0.4", xlabel="$x$", xlim=(-2, 2))
 axes[1].set(title="energy above Gibbs", xlabel="time")
 axes[2].loglog(steps, jnp.array(errors), "o-", steps, errors[-1] / steps[-1] * steps, "k:")
-axes[2].set(title="$L^1$ distance to Fokker–Planck (dotted: order 1)", xlabel="step size")
+axes[2].set(title="$L^1$ distance to the PDE (dotted: order 1)", xlabel="step size")
+axes[2].set_xticks(steps, steps.tolist())
 axes[2].minorticks_off()
 [ax.legend() for ax in axes[:2]]
 fig.savefig("jko_large_steps.png", dpi=120)
