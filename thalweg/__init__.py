@@ -115,6 +115,7 @@ if TYPE_CHECKING:
     from thalweg.io import load as load
     from thalweg.recipes import fit as fit
     from thalweg.recipes import minimise as minimise
+    from thalweg.schemes import BackAndForth as BackAndForth
     from thalweg.schemes import Backtracking as Backtracking
     from thalweg.schemes import ConstantDamping as ConstantDamping
     from thalweg.schemes import Constrained as Constrained
@@ -294,6 +295,7 @@ _PUBLIC = {
         "minimise",
     ),
     "thalweg.schemes": (
+        "BackAndForth",
         "Backtracking",
         "ConstantDamping",
         "Constrained",

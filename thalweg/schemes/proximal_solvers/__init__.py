@@ -1,5 +1,6 @@
 """Solvers of the proximal step, each for the metric that it knows."""
 
+from thalweg.schemes.proximal_solvers._back_and_forth import BackAndForth as BackAndForth
 from thalweg.schemes.proximal_solvers._base import AbstractJKOSolver as AbstractJKOSolver
 from thalweg.schemes.proximal_solvers._base import JKOStep as JKOStep
 from thalweg.schemes.proximal_solvers._kantorovich import KantorovichNewton as KantorovichNewton
