@@ -209,3 +209,9 @@ def test_values_outside_of_the_domain_never_enter():
         variation = np.asarray(tw.first_variation(energy, state).regular.values)
         assert np.all(np.isfinite(variation))
         assert np.all(variation[~inside] == 0)
+
+
+@pytest.mark.parametrize("values", [jnp.ones(10, int), jnp.ones(10, bool)])
+def test_values_that_are_not_floating_point_numbers_are_refused_with_advice(values):
+    with pytest.raises(TypeError, match="floating-point numbers.*\n.*normalised"):
+        tw.GridDensity(values, tw.Grid(0.0, 1.0, 10))

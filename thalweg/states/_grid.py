@@ -60,6 +60,13 @@ class Grid:
         mask: Any = None,
     ):
         lower, upper = _floats(lower), _floats(upper)
+        if isinstance(shape, float):
+            raise TypeError(f"`shape` of a `Grid` is a whole number of cells for each axis; got {shape}.")
+        if isinstance(boundary, str | type):
+            raise TypeError(
+                "`boundary` of a `Grid` must be `tw.NoFlux()` or `tw.Periodic()` (with parentheses), or one of them "
+                f"for each axis; got {boundary!r}."
+            )
         shape = (shape,) if isinstance(shape, int) else tuple(int(n) for n in shape)
         boundary = (boundary,) * len(shape) if isinstance(boundary, NoFlux | Periodic) else tuple(boundary)
         if not len(lower) == len(upper) == len(shape) == len(boundary):

@@ -29,13 +29,21 @@ class GridDensity(AbstractDensity):
     `GridDensity.normalised(values, grid)` for values known up to a factor, and `GridDensity.measure(values, grid)` for
     a measure whose mass need not be one.
 
-    **Raises:** `ValueError` if the shape is wrong, a value is negative or not finite, or the mass is not one.
+    **Raises:** `TypeError` if the values are not floating-point numbers; `ValueError` if the shape is wrong, a value
+    is negative or not finite, or the mass is not one.
     """
 
     values: Array
     grid: Grid = eqx.field(static=True)
 
     def __check_init__(self) -> None:
+        dtype = getattr(self.values, "dtype", None)
+        if isinstance(self.values, list | tuple) or (dtype is not None and not jnp.issubdtype(dtype, jnp.floating)):
+            raise TypeError(
+                "`GridDensity` values must be an array of floating-point numbers; "
+                f"got {type(self.values).__name__}{'' if dtype is None else f' of {dtype}'}.\n"
+                "Use `jnp.asarray(values, float)`, or `GridDensity.normalised(values, grid)`, which converts."
+            )
         if not is_concrete(self.values):
             return
         # NumPy looks at the values: inside a trace even a known array would become an unknown one under jnp.
