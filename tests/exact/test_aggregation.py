@@ -46,3 +46,23 @@ def test_above_the_critical_mass_the_run_ends_by_name_and_keeps_what_it_has():
     np.testing.assert_allclose(rates[0], 4 * (1 - 2), rtol=0.05)
     with pytest.raises(tw.FlowError, match="gathered in so few cells"):
         run(16 * np.pi, 2.0)
+
+
+def test_a_peak_that_is_not_the_work_of_attraction_is_no_collapse():
+    grid = tw.Grid(-2.0, 2.0, 9)
+    repulsion = tw.InteractionEnergy(lambda z: 0.01 * jnp.exp(-jnp.sum(z**2)))
+    energy = tw.PotentialEnergy(lambda x: 8 * jnp.sum(x**2)) + 0.5 * tw.Entropy() + repulsion
+    start = tw.GridDensity.normalised(jnp.ones(9), grid)
+    path = tw.flow(energy, start, geometry=tw.Wasserstein(), scheme=tw.Continuous(0.2), num_steps=2)
+    assert float(jnp.max(path.final.state.values)) * grid.cell_volume > 0.25
+
+
+@pytest.mark.parametrize(
+    "scheme", [tw.Continuous(2.0, solver=tw.ImplicitFiniteVolume()), tw.Proximal(2.0)], ids=["implicit", "jko"]
+)
+def test_a_collapse_has_its_name_whatever_takes_the_step(scheme):
+    grid = tw.Grid(-2.0, 2.0, 40)
+    energy = tw.Entropy() + tw.InteractionEnergy(lambda z: 3 * jnp.log(jnp.sqrt(jnp.sum(z**2) + 1e-4)))
+    start = tw.GridDensity.from_function(lambda x: jnp.exp(-2 * jnp.sum(x**2)), grid)
+    path = tw.flow(energy, start, geometry=tw.Wasserstein(), scheme=scheme, num_steps=3, throw=False)
+    assert "gathered in so few cells" in path.message

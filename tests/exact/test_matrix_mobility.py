@@ -87,6 +87,7 @@ def test_many_steps_with_a_matrix_that_varies_keep_every_law():
         (lambda x, q: q * jnp.asarray([[1.0, 0.5], [0.0, 1.0]]), "must be symmetric"),
         (lambda x, q: q * jnp.asarray([[1.0, 2.0], [2.0, 1.0]]), "positive definite"),
         (lambda x, q: q**2 * jnp.eye(2), "must be q times a matrix"),
+        (lambda x, q: q * anisotropic(0.35, 1e-4), "stretched so much"),
     ],
 )
 def test_what_is_no_mobility_matrix_is_refused(mobility, complaint):

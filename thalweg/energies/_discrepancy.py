@@ -39,7 +39,7 @@ class MaximumMeanDiscrepancy(AbstractEnergy):
     # −k * p, which no step changes.
     cell_potential: CellFunction | None
 
-    def __init__(self, target: GridDensity | Samples | Target, kernel: Any):
+    def __init__(self, target: Any, kernel: Any):
         if not isinstance(target, GridDensity | Samples | Target):
             raise ValueError(
                 "`target` of `MaximumMeanDiscrepancy` must be a `tw.GridDensity`, `tw.Samples(values)` or "

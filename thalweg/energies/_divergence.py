@@ -13,7 +13,6 @@ from thalweg._types import Array, Scalar, State
 from thalweg.energies._base import AbstractEnergy
 from thalweg.energies._grid_target import GridTarget, as_target
 from thalweg.energies._perspective import perspective, perspective_value
-from thalweg.states import GridDensity
 from thalweg.targets import Target
 
 
@@ -76,7 +75,7 @@ class FDivergence(AbstractEnergy):
         return state.integrate(self.integrand)
 
 
-def KL(target: Target | GridDensity) -> FDivergence:
+def KL(target: Any) -> FDivergence:
     r"""The Kullback–Leibler divergence $F(q) = \mathrm{KL}(q\|p) = \int q\log(q/p)\,\mathrm dx$, up to $\log Z$ if
     $p$ is unnormalised.
 

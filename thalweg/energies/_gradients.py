@@ -1,5 +1,6 @@
 """Energies of the gradient of a density on a grid: Dirichlet's, and the Fisher information."""
 
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -7,7 +8,7 @@ from thalweg._types import Scalar, State
 from thalweg.energies._base import AbstractEnergy
 from thalweg.energies._grid_target import GridTarget, as_target
 from thalweg.energies._local import require_grid
-from thalweg.states import GridDensity, face_gradients, open_faces
+from thalweg.states import face_gradients, open_faces
 from thalweg.targets import Target
 
 
@@ -56,7 +57,7 @@ class FisherInformation(AbstractEnergy):
 
     target: Target | GridTarget | None
 
-    def __init__(self, target: Target | GridDensity | None = None):
+    def __init__(self, target: Any = None):
         self.target = None if target is None else as_target(target, "FisherInformation")
 
     def __call__(self, state: State) -> Scalar:

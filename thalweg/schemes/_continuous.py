@@ -10,7 +10,7 @@ from thalweg import _tree
 from thalweg._first_variation import energy_and_first_variation, first_variation
 from thalweg._result import RESULTS
 from thalweg._types import PRNGKey, Scalar, ScalarLike, State
-from thalweg.energies import AbstractEnergy
+from thalweg.energies import AbstractEnergy, decompose
 from thalweg.geometries import AbstractGeometry
 from thalweg.geometries.wasserstein import GridMetric, TensorMetric
 from thalweg.schemes._base import AbstractScheme, StepInfo, check_positive, limited_step_size
@@ -18,7 +18,7 @@ from thalweg.schemes._descent import descend
 from thalweg.schemes._exponential import ExponentialRosenbrock
 from thalweg.schemes._exponential_volume import ExponentialFiniteVolume
 from thalweg.schemes._finite_volume import FiniteVolume
-from thalweg.schemes._grid_integrator import AbstractGridIntegrator
+from thalweg.schemes._grid_integrator import AbstractGridIntegrator, resolution_of
 from thalweg.schemes._ode import ODESolver, choose_solver, default_tolerances
 from thalweg.schemes._reaction import ReplicatorIntegrator
 from thalweg.schemes._transport_reaction import TransportReactionSplitting
@@ -61,6 +61,9 @@ class Continuous(AbstractScheme):
         alpha = jnp.asarray(self.step_size, _tree.dtype_of(state))
         solver = self._resolved(energy, geometry, state).solver
         moved, memory, dissipated, result, counts = solver.advance(energy, geometry, state, alpha, memory)
+        if isinstance(solver, AbstractGridIntegrator):
+            unresolved = resolution_of(decompose(energy), state, moved)
+            result = RESULTS.where(result == RESULTS.successful, unresolved, result)
         metric = geometry.at(state)
         value, cotangent = energy_and_first_variation(energy, state)
         velocity, stats, found = descend(metric, cotangent, value)

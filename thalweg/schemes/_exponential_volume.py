@@ -115,6 +115,8 @@ class ExponentialFiniteVolume(AbstractGridIntegrator):
         longest = jnp.asarray(0.25 * MAX_TERMS**2 / 40, dtype) / bound
         tolerance = max(self.tolerance, float(jnp.finfo(dtype).eps))
         negligible = 0.5 * float(jnp.finfo(dtype).eps) / grid.num_cells
+        # The energy of the mass at one temperature.
+        unit = jnp.asarray(decompose(energy).temperature, dtype) * jnp.sum(state.values) * grid.cell_volume
         rounding = max(_ROUNDING, 1e4 * float(jnp.finfo(dtype).eps))
 
         def rate_of(values: Array) -> tuple[Scalar, tuple[Scalar, Array]]:
@@ -134,7 +136,10 @@ class ExponentialFiniteVolume(AbstractGridIntegrator):
             tau = jnp.where(left - tau < 1e-6 * duration, left, tau)
             # What is less than rounding of the mass altogether would be the largest entry where it lies far uphill.
             heavy = (carry.values > negligible * jnp.sum(carry.values)) & (root > 0)
-            relative = jnp.where(heavy, carry.values / jnp.where(heavy, root, 1), 0)
+            # Linear in the density, empty cells included: what is cut is no part of the derivative.
+            kept = carry.values + jax.lax.stop_gradient(jnp.where(heavy, carry.values, 0) - carry.values)
+            has_root = root > jnp.finfo(dtype).tiny ** 0.9
+            relative = jnp.where(has_root, kept / jnp.where(has_root, root, 1), 0)
             moved = root * jnp.asarray(exponential(generator, tau, relative, tolerance, links))
             before, after = jnp.sum(carry.values), jnp.sum(moved)
             lost = jnp.abs(after - before) - jnp.sum(jnp.minimum(moved, 0))
@@ -144,12 +149,16 @@ class ExponentialFiniteVolume(AbstractGridIntegrator):
             value, rate, bend = expansion_at(moved)
             dissipated = _integral(tau, carry.rate, carry.bend, rate, bend)
             drop = carry.value - value
-            follows = jnp.abs(dissipated - drop) <= 2e-3 * drop + rounding * (1 + jnp.abs(value))
-            follows = follows | (tau * jnp.maximum(carry.rate, rate) <= rounding * (1 + jnp.abs(value)))
+            follows = jnp.abs(dissipated - drop) <= 2e-3 * drop + rounding * (unit + jnp.abs(value))
+            follows = follows | (tau * jnp.maximum(carry.rate, rate) <= rounding * (unit + jnp.abs(value)))
+            # Rates that no quadrature follows (a point mass, a start far uphill): what is dissipated is what is lost.
+            dissipated = jnp.where(follows | (jnp.abs(dissipated - drop) <= 0.05 * drop), dissipated, drop)
             factor = jax.lax.stop_gradient(jnp.where(good, jnp.where(follows, 2.0, 1.0), 0.5))
             keep = lambda new, old: jnp.where(good, new, old)  # noqa: E731
+            # Nothing that is left to happen shows in the energy: the rest of the interval is at rest.
+            at_rest = rate * (left - tau) <= 1e-14 * unit
             return _Carry(
-                keep(carry.time + tau, carry.time),
+                keep(jnp.where(at_rest, duration, carry.time + tau), carry.time),
                 jnp.where(good & (tau < carry.substep), carry.substep, tau * factor),
                 keep(moved, carry.values),
                 keep(value, carry.value),
@@ -189,7 +198,9 @@ def _integral(duration: Scalar, rate: Scalar, slope: Scalar, later_rate: Scalar,
     total = jnp.zeros_like(rate)
     for node, weight in zip(_NODES.tolist(), _WEIGHTS.tolist(), strict=True):
         bump = node * (1 - node) * ((begin - rise) * (1 - node) - (end - rise) * node)
-        total = total + 0.5 * weight * jnp.exp(jnp.clip(value + rise * node + bump, -700, 700))
+        total = total + 0.5 * weight * jnp.exp(
+            jnp.minimum(value + rise * node + bump, jnp.maximum(value, value + rise) + 1)
+        )
     # The trapezoid where the rates are rounding, or where the cubic has left them behind.
     largest = jnp.maximum(rate, later_rate)
     trusted = positive & (total <= 2 * largest)

@@ -37,7 +37,7 @@ from thalweg.geometries import AbstractGeometry
 from thalweg.geometries.wasserstein import GridMetric, TensorMetric
 from thalweg.geometries.wasserstein._grid import is_proportional, open_faces
 from thalweg.schemes._fitted import FaceCoefficients, linear_coefficients, nonlinear_coefficients
-from thalweg.schemes._grid_integrator import AbstractGridIntegrator, Advance, resolution_of
+from thalweg.schemes._grid_integrator import AbstractGridIntegrator, Advance
 from thalweg.states import Grid, GridDensity
 
 
@@ -138,7 +138,6 @@ class FiniteVolume(AbstractGridIntegrator):
         done = last.time >= duration
         result = RESULTS.where(done, RESULTS.successful, RESULTS.inner_solver_failed)
         moved = eqx.tree_at(lambda s: s.values, state, last.values)
-        result = RESULTS.where(done, resolution_of(structure, state, moved), result)
         return Advance(moved, last.substep, last.dissipated, result, {"substeps": last.count})
 
 

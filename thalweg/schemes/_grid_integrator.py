@@ -11,9 +11,10 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from thalweg._result import RESULTS
-from thalweg._types import Scalar
+from thalweg._types import Array, Scalar
 from thalweg.energies import AbstractEnergy, Decomposition
 from thalweg.geometries import AbstractGeometry
+from thalweg.geometries.wasserstein._grid import open_faces
 from thalweg.states import GridDensity
 
 # A cell that holds more of the mass than this stands for a peak that the grid does not resolve.
@@ -23,12 +24,35 @@ _RESOLVED = 0.2
 def resolution_of(structure: Decomposition, before: GridDensity, after: GridDensity) -> Any:
     """`RESULTS.concentrated` where the attraction of an energy has gathered a fifth of the mass in one cell, else
     `RESULTS.successful`.
+
+    It is the attraction if the potential of the interactions holds the peak more firmly than the rest of the potential
+    does: if its least rise to a neighbouring cell is the larger.
     """
     if not structure.interaction:
         return RESULTS.successful
-    peak = jnp.max(after.values)
-    held = peak > _RESOLVED * jnp.sum(after.values)
-    return RESULTS.where(held & (peak > jnp.max(before.values)), RESULTS.concentrated, RESULTS.successful)
+    values = after.values
+    place = jnp.argmax(values)
+    attraction = sum(
+        (term.scale * after.convolve(term.function) for term in structure.interaction[1:]),
+        start=(structure.interaction[0].scale * after.convolve(structure.interaction[0].function)),
+    )
+    outside = after.on_cells(structure.potential_value) if structure.potential else jnp.zeros_like(values)
+    inward, other = _least_rise(attraction, after, place), _least_rise(outside, after, place)
+    gathered = jnp.max(values) > _RESOLVED * jnp.sum(values)
+    grown = jnp.max(values) > jnp.max(before.values)
+    alarm = gathered & grown & (inward > 0) & (inward > other)
+    return RESULTS.where(alarm, RESULTS.concentrated, RESULTS.successful)
+
+
+def _least_rise(potential: Array, state: GridDensity, place: Array) -> Scalar:
+    """How far a potential rises at least from a cell to its neighbours inside of the domain."""
+    least = jnp.asarray(jnp.inf, potential.dtype)
+    for axis in range(state.dim):
+        is_open = jnp.broadcast_to(open_faces(state.grid, axis, potential.dtype), potential.shape) > 0
+        ahead = jnp.where(is_open, jnp.roll(potential, -1, axis) - potential, jnp.inf)
+        behind = jnp.where(jnp.roll(is_open, 1, axis), jnp.roll(potential, 1, axis) - potential, jnp.inf)
+        least = jnp.minimum(least, jnp.minimum(ahead.reshape(-1)[place], behind.reshape(-1)[place]))
+    return least
 
 
 class Advance(NamedTuple):

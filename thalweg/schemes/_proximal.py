@@ -14,8 +14,9 @@ from thalweg.energies import AbstractEnergy, decompose
 from thalweg.geometries import AbstractGeometry, AbstractMetric
 from thalweg.geometries.wasserstein import GridMetric
 from thalweg.schemes._base import AbstractScheme, StepInfo, check_positive, limited_step_size
+from thalweg.schemes._grid_integrator import resolution_of
 from thalweg.schemes.proximal_solvers import AbstractJKOSolver, LinearisedJKO, LineJKO, Newton, QuasiNewton
-from thalweg.states import AbstractState, moving
+from thalweg.states import AbstractState, GridDensity, moving
 
 # Beyond this many unknowns a dense Hessian costs more than a quasi-Newton method's extra iterations.
 _LARGEST_DENSE = 200
@@ -39,7 +40,7 @@ class Proximal(AbstractScheme):
     step_size: ScalarLike
     solver: Any = None
 
-    distance_label = "the squared distance itself, as the step minimises it"
+    distance_label = "the squared distance of the step itself (for densities on grids, of path.stats['distance'])"
     takes_ceiling = True
 
     def __check_init__(self) -> None:
@@ -68,6 +69,9 @@ class Proximal(AbstractScheme):
         certified = after + distance / (2 * alpha) <= before + rounding
         result = RESULTS.where(converged, RESULTS.successful, RESULTS.inner_solver_failed)
         result = RESULTS.where(certified, result, RESULTS.energy_increased)
+        if isinstance(state, GridDensity):
+            unresolved = resolution_of(decompose(energy), state, moved)
+            result = RESULTS.where(result == RESULTS.successful, unresolved, result)
         return moved, memory, StepInfo(alpha, distance, distance / alpha, result, {"residual": residual, **stats})
 
     def check(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> None:

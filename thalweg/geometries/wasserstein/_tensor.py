@@ -135,7 +135,23 @@ def _pairs(mobility: Callable[..., Any], grid: Grid, dtype: str) -> tuple[tuple[
         weights, vectors = selling(symmetric / (widths[:, None] * widths[None, :]))
     except ValueError as error:
         raise ValueError(f"`mobility(x, q)` at a cell: {error}.") from None
+    _check_reach(weights, vectors, grid)
     return _gathered(weights, vectors, grid, dtype)
+
+
+def _check_reach(weights: np.ndarray, vectors: np.ndarray, grid: Grid) -> None:
+    """Raise if a pair reaches so far that walls leave it out over much of the grid: its part of the matrix would be
+    missing there.
+    """
+    used = weights > 1e-6 * weights.max(axis=1, keepdims=True)
+    for axis, n in enumerate(grid.shape):
+        reach = int(np.max(np.abs(np.where(used, vectors[..., axis], 0))))
+        if reach > max(1, n // 8):
+            raise ValueError(
+                f"The matrix of `mobility(x, q)` is stretched so much that it joins cells {reach} apart along axis "
+                f"{axis}, which has {n}:\nnear walls its diffusion would be missing. Use at least {8 * reach} cells "
+                "there, cells that are stretched as the matrix is, or a matrix less stretched."
+            )
 
 
 def _gathered(weights: np.ndarray, vectors: np.ndarray, grid: Grid, dtype: str) -> Any:
@@ -146,10 +162,10 @@ def _gathered(weights: np.ndarray, vectors: np.ndarray, grid: Grid, dtype: str) 
     offsets, arrays = [], []
     for offset in kept:
         own = np.sum(weights * np.all(vectors == np.asarray(offset), axis=2), axis=1).reshape(grid.shape)
-        if not own.any():
-            continue
         there = tuple(-k for k in offset)
         joined = 0.5 * (own + np.roll(own, there, tuple(range(grid.dim)))) * _has_partner(grid, offset)
+        if not joined.any():
+            continue
         offsets.append(offset)
         arrays.append(joined.astype(dtype))
     return tuple(offsets), tuple(arrays)
