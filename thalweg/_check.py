@@ -23,6 +23,7 @@ from thalweg.energies import (
     with_walls,
 )
 from thalweg.geometries import AbstractGeometry
+from thalweg.geometries.wasserstein import check_mobility, is_matrix
 from thalweg.likelihoods import AbstractFamily
 from thalweg.schemes import AbstractScheme
 from thalweg.states import AbstractDensity, AbstractState, GridDensity, GridFunction, Parametric
@@ -37,6 +38,7 @@ def check_combination(energy: AbstractEnergy, state: State, geometry: AbstractGe
         raise TypeError(f"`scheme` must be a scheme such as `tw.Explicit(step_size=0.1)`; got {_named(scheme)}.")
     check_state(state)
     geometry.at(state)
+    _check_mobility(geometry, state)
     _check_proximable(energy, state, scheme)
     _check_ceiling(energy, scheme)
     check_energy(energy, state)
@@ -44,6 +46,14 @@ def check_combination(energy: AbstractEnergy, state: State, geometry: AbstractGe
     walled = with_walls(energy, state)
     if walled is not state:
         check_combination(energy, walled, geometry, scheme)
+
+
+def _check_mobility(geometry: AbstractGeometry, state: State) -> None:
+    mobility = getattr(geometry, "mobility", None)
+    if mobility is None or not isinstance(state, GridDensity) or _tree.is_traced(state.values):
+        return
+    if not is_matrix(mobility, state):
+        check_mobility(mobility, state)
 
 
 def check_energy(energy: AbstractEnergy, state: State) -> None:

@@ -51,7 +51,7 @@ class RESULTS(eqx.Enumeration):
         "use a smaller one, or `tw.Continuous` or `tw.Proximal`, which have no such limit."
     )
     concentrated = (
-        "The density has gathered in so few cells that the grid no longer resolves it (one holds a fifth of the "
+        "The density has gathered in so few cells that the grid no longer resolves it (one holds half of the "
         "mass): it collapses, or its limit is a point mass. The last resolved state is kept. Use a finer grid to "
         "follow it longer, less attraction, or more diffusion."
     )

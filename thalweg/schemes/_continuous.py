@@ -46,6 +46,11 @@ class Continuous(AbstractScheme):
 
     def __check_init__(self) -> None:
         check_positive(self.step_size, "step_size", "Continuous")
+        if isinstance(self.solver, str | int | float | type):
+            raise TypeError(
+                "`solver` of `Continuous` must be an object such as `tw.FiniteVolume()` or `diffrax.Tsit5()`, or "
+                f"`None`; got {self.solver!r}."
+            )
 
     def init(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State, key: PRNGKey | None) -> Any:
         dtype = _tree.dtype_of(state)

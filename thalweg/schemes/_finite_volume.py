@@ -32,10 +32,10 @@ from thalweg import _tree
 from thalweg._first_variation import energy_and_first_variation
 from thalweg._result import RESULTS
 from thalweg._types import Array, Scalar
-from thalweg.energies import AbstractEnergy, Decomposition, decompose
+from thalweg.energies import AbstractEnergy, decompose
 from thalweg.geometries import AbstractGeometry
 from thalweg.geometries.wasserstein import GridMetric, TensorMetric
-from thalweg.geometries.wasserstein._grid import is_proportional, open_faces
+from thalweg.geometries.wasserstein._grid import difference, is_proportional, neighbour, open_faces
 from thalweg.schemes._fitted import FaceCoefficients, linear_coefficients, nonlinear_coefficients
 from thalweg.schemes._grid_integrator import AbstractGridIntegrator, Advance
 from thalweg.states import Grid, GridDensity
@@ -92,20 +92,26 @@ class FiniteVolume(AbstractGridIntegrator):
             linear = linear_coefficients(structure, state, mobility)
         smallest = duration * 1e-9
 
-        def value_and_rate(density: GridDensity) -> tuple[Scalar, Scalar]:
-            value, cotangent = energy_and_first_variation(energy, density)
-            metric = GridMetric(density, mobility)
-            return value, metric.norm_squared(metric.steepest_descent(cotangent))
+        def at(values: Array) -> tuple[FaceCoefficients, ...]:
+            density = eqx.tree_at(lambda s: s.values, state, values)
+            return nonlinear_coefficients(energy, structure, density, mobility) if linear is None else linear
 
-        value, rate = value_and_rate(state)
+        def value_and_rate(values: Array, here: tuple[FaceCoefficients, ...]) -> tuple[Scalar, Scalar]:
+            """The energy, and the rate at which these very fluxes dissipate it."""
+            value, cotangent = energy_and_first_variation(energy, eqx.tree_at(lambda s: s.values, state, values))
+            return value, _dissipation(here, state.grid, values, cotangent.regular.values)
+
+        here = at(state.values)
+        value, rate = value_and_rate(state.values, here)
 
         def body(carry: _Carry) -> _Carry:
             left = duration - carry.time
             tau = jnp.minimum(carry.substep, left)
             tau = jnp.where(left - tau < 1e-6 * duration, left, tau)
-            values, error = _strang(energy, structure, linear, state, carry.values, tau, mobility)
-            moved = eqx.tree_at(lambda s: s.values, state, values)
-            new_value, new_rate = value_and_rate(moved)
+            before = carry.here if linear is None else here
+            values, error = _strang(at if linear is None else None, before, state.grid, carry.values, tau)
+            new_here = at(values)
+            new_value, new_rate = value_and_rate(values, new_here)
             rounding = max(1e-13, 16 * float(jnp.finfo(values.dtype).eps)) * (1 + jnp.abs(carry.value))
             # Where the substeps lie is no part of the derivative.
             error = jax.lax.stop_gradient(error)
@@ -120,6 +126,7 @@ class FiniteVolume(AbstractGridIntegrator):
                 jnp.where(accepted, values, carry.values),
                 jnp.where(accepted, new_value, carry.value),
                 jnp.where(accepted, new_rate, carry.rate),
+                jax.tree.map(lambda a, b: jnp.where(accepted, a, b), new_here, before) if linear is None else (),
                 # The trapezoid rule over the substep.
                 carry.dissipated + jnp.where(accepted, 0.5 * tau * (carry.rate + new_rate), 0),
                 carry.count + 1,
@@ -127,7 +134,7 @@ class FiniteVolume(AbstractGridIntegrator):
 
         zero = jnp.zeros((), duration.dtype)
         first = jnp.minimum(jnp.asarray(substep, duration.dtype), duration)
-        begin = _Carry(zero, first, state.values, value, rate, zero, jnp.asarray(0))
+        begin = _Carry(zero, first, state.values, value, rate, here if linear is None else (), zero, jnp.asarray(0))
         last = eqxi.while_loop(
             lambda carry: (carry.time < duration) & (carry.count < self.max_substeps),
             body,
@@ -165,30 +172,36 @@ class _Carry(eqx.Module):
     values: Array
     value: Scalar
     rate: Scalar
+    here: tuple[FaceCoefficients, ...]
     dissipated: Scalar
     count: Array
 
 
 def _strang(
-    energy: AbstractEnergy,
-    structure: Decomposition,
-    linear: tuple[FaceCoefficients, ...] | None,
-    state: GridDensity,
+    at: Callable[[Array], tuple[FaceCoefficients, ...]] | None,
+    here: tuple[FaceCoefficients, ...],
+    grid: Grid,
     values: Array,
     tau: Scalar,
-    mobility: Callable[..., Any] | None,
 ) -> tuple[Array, Scalar]:
-    """One symmetric round over the axes, and the first-order error that it removed."""
-    grid = state.grid
-    if linear is None:
-        at = lambda q: nonlinear_coefficients(energy, structure, eqx.tree_at(lambda s: s.values, state, q), mobility)  # noqa: E731
-        here = at(values)
-        middle, _ = _round(here, grid, values, 0.5 * tau)
-        coefficients = at(middle)
-        corrected, error = _round(coefficients, grid, values, tau)
-        predicted, _ = _round(here, grid, values, tau)
-        return corrected, error + 0.5 * jnp.sum(jnp.abs(corrected - predicted)) * grid.cell_volume
-    return _round(linear, grid, values, tau)
+    """One symmetric round over the axes, and the first-order error that it removed; `at` gives the coefficients where
+    they depend on the density.
+    """
+    if at is None:
+        return _round(here, grid, values, tau)
+    middle, _ = _round(here, grid, values, 0.5 * tau)
+    corrected, error = _round(at(middle), grid, values, tau)
+    predicted, _ = _round(here, grid, values, tau)
+    return corrected, error + 0.5 * jnp.sum(jnp.abs(corrected - predicted)) * grid.cell_volume
+
+
+def _dissipation(faces: tuple[FaceCoefficients, ...], grid: Grid, values: Array, potential: Array) -> Scalar:
+    r"""$-\sum J\,\Delta\xi$ of the fitted fluxes: the rate at which the semi-discrete flow dissipates."""
+    rate = jnp.zeros((), values.dtype)
+    for axis, face in enumerate(faces):
+        flux = face.right * values - face.left * neighbour(values, axis)
+        rate = rate - jnp.sum(flux * difference(potential, axis)) / grid.spacing[axis] ** 2
+    return rate * grid.cell_volume
 
 
 def _round(coefficients: tuple[FaceCoefficients, ...], grid: Grid, values: Array, tau: Scalar) -> tuple[Array, Scalar]:

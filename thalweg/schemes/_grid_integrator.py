@@ -18,11 +18,11 @@ from thalweg.geometries.wasserstein._grid import open_faces
 from thalweg.states import GridDensity
 
 # A cell that holds more of the mass than this stands for a peak that the grid does not resolve.
-_RESOLVED = 0.2
+_RESOLVED = 0.5
 
 
 def resolution_of(structure: Decomposition, before: GridDensity, after: GridDensity) -> Any:
-    """`RESULTS.concentrated` where the attraction of an energy has gathered a fifth of the mass in one cell, else
+    """`RESULTS.concentrated` where the attraction of an energy has gathered half of the mass in one cell, else
     `RESULTS.successful`.
 
     It is the attraction if the potential of the interactions holds the peak more firmly than the rest of the potential

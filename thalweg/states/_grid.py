@@ -28,7 +28,7 @@ class Periodic:
 Boundary = NoFlux | Periodic
 
 
-@dataclasses.dataclass(frozen=True, init=False)
+@dataclasses.dataclass(frozen=True, init=False, repr=False)
 class Grid:
     r"""A rectangle cut into equal cells; a density has one value per cell.
 
@@ -85,6 +85,12 @@ class Grid:
         object.__setattr__(self, "domain", None)
         if mask is not None:
             object.__setattr__(self, "domain", _as_text(_mask_on(self, mask)))
+
+    def __repr__(self) -> str:
+        parts = [f"lower={self.lower}", f"upper={self.upper}", f"shape={self.shape}", f"boundary={self.boundary}"]
+        if self.mask is not None:
+            parts.append(f"mask=<{int(self.mask.sum())} of {self.num_cells} cells>")
+        return f"Grid({', '.join(parts)})"
 
     @property
     def dim(self) -> int:

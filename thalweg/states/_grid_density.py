@@ -107,12 +107,12 @@ class GridDensity(AbstractDensity):
     def from_function(cls, fn: Callable[..., Any], grid: Grid) -> "GridDensity":
         """The density proportional to `fn` (a function of one point of shape `(dim,)`) at the cell centres."""
         # The values at the centres differ from cell averages by O(h²), the order of the scheme in space.
-        return cls.normalised(_vmap_cells(fn, grid.dim)(grid.centres), grid)
+        return cls.normalised(_asked(fn, grid, "from_function"), grid)
 
     @classmethod
     def from_log_density(cls, log_density: Callable[..., Any], grid: Grid) -> "GridDensity":
         """The density proportional to `exp(log_density)` at the cell centres, without overflow."""
-        log_values = _vmap_cells(log_density, grid.dim)(grid.centres)
+        log_values = _asked(log_density, grid, "from_log_density")
         if grid.mask is not None:
             log_values = jnp.where(grid.mask, log_values, -jnp.inf)
         return cls.normalised(jnp.exp(log_values - jnp.max(log_values)), grid)
@@ -250,6 +250,26 @@ def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
 def _log(values: Array) -> Array:
     # The floor keeps the derivative finite (very negative) at an empty cell; NaN there would spread to all cells.
     return jnp.log(jnp.maximum(values, jnp.finfo(values.dtype).tiny))
+
+
+def _asked(fn: Callable[..., Any], grid: Grid, name: str) -> Array:
+    """A user's function at all cell centres."""
+    point = jax.ShapeDtypeStruct((grid.dim,), grid.centres.dtype)
+    try:
+        shape = jnp.shape(eqx.filter_eval_shape(lambda x: jnp.asarray(fn(x)), point))
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0][:200]
+        raise ValueError(
+            f"The function of `GridDensity.{name}` must accept one point, an array of shape ({grid.dim},), and be "
+            f"written with jax.numpy; it failed:\n  {type(error).__name__}: {reason}"
+        ) from error
+    if shape != ():
+        advice = "x[0]" if grid.dim == 1 else "jnp.sum(...)"
+        raise ValueError(
+            f"The function of `GridDensity.{name}` must return one number for one point of shape ({grid.dim},); got "
+            f"shape {shape}.\nA point is an array, also in one dimension: write `{advice}`."
+        )
+    return _vmap_cells(fn, grid.dim)(grid.centres)
 
 
 def _vmap_cells(fn: Callable[..., Any], dim: int) -> Callable[..., Any]:

@@ -71,8 +71,9 @@ class NoGeodesic(eqx.Module):
     def __call__(self, time: Any) -> Any:
         """Raises: there is none."""
         raise UnsupportedCombination(
-            "A coupling found by `tw.Sinkhorn` sends every particle everywhere, so it gives no geodesic.\n"
-            "Use `solver=None` (exact), with fewer particles if there are too many."
+            "An entropic plan sends each point to many places, so it gives no geodesic.\n"
+            "Densities on planes and in space have `found.map` only; particles have one with `solver=None` (exact), if "
+            "there are not too many."
         )
 
     def action(self) -> Any:

@@ -1,7 +1,6 @@
 """The 2-Wasserstein geometry: distance is what it costs to carry mass."""
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 from thalweg._errors import UnsupportedCombination
@@ -27,7 +26,14 @@ class Wasserstein(AbstractGeometry):
     mobility: Dolbeault, Nazaret, Savaré, Calc. Var. 34 (2009).
     """
 
-    mobility: Callable[..., Any] | None = None
+    mobility: Any = None
+
+    def __check_init__(self) -> None:
+        if self.mobility is not None and not callable(self.mobility):
+            raise ValueError(
+                "`mobility` of `Wasserstein` must be a function m(x, q) of one point and the density there, such as "
+                f"`lambda x, q: 2 * q`; got {self.mobility!r}."
+            )
 
     def at(self, state: State, memory: Any = None) -> AbstractMetric:
         return metric_at(state, self)

@@ -116,6 +116,23 @@ def mobility_on_cells(mobility: Callable[..., Any], state: GridDensity, values: 
     return found if state.grid.mask is None else jnp.where(state.grid.mask, found, 0)
 
 
+def check_mobility(mobility: Callable[..., Any], state: GridDensity) -> None:
+    """Raise `ValueError` if a mobility is NaN or negative at a cell of this density, naming the cell."""
+    with jax.ensure_compile_time_eval():
+        points = state.grid.centres.astype(state.values.dtype).reshape(-1, state.dim)
+        found = np.asarray(jax.vmap(mobility)(points, state.values.reshape(-1))).reshape(state.grid.shape)
+    bad = ~(found >= 0) if state.grid.mask is None else ~(found >= 0) & state.grid.mask
+    if np.any(bad):
+        index = tuple(np.argwhere(bad)[0])
+        place = [round(float(c), 4) for c in np.asarray(state.grid.centres)[index]]
+        raise ValueError(
+            f"`mobility(x, q)` must be a number that is not negative; it is {float(found[index]):.4g} at "
+            f"{int(bad.sum())} of {bad.size} cells, first at x = {place}\nwhere the density is "
+            f"{float(state.values[index]):.4g}. Where a mobility may fall below zero write `jnp.maximum(..., 0)`: mass "
+            "then stays where it is."
+        )
+
+
 def is_proportional(mobility: Callable[..., Any] | None, state: GridDensity) -> bool:
     """Whether $m(x, q)/q$ does not depend on $q$, as far as three densities tell."""
     if mobility is None:

@@ -89,7 +89,14 @@ def is_matrix(mobility: Callable[..., Any] | None, state: GridDensity) -> bool:
     if mobility is None:
         return False
     dtype, dim = state.values.dtype, state.dim
-    found = eqx.filter_eval_shape(mobility, jax.ShapeDtypeStruct((dim,), dtype), jax.ShapeDtypeStruct((), dtype))
+    try:
+        found = eqx.filter_eval_shape(mobility, jax.ShapeDtypeStruct((dim,), dtype), jax.ShapeDtypeStruct((), dtype))
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0][:200]
+        raise ValueError(
+            f"`mobility(x, q)` of `Wasserstein` must accept one point of shape ({dim},) and the density there; it "
+            f"failed:\n  {type(error).__name__}: {reason}"
+        ) from error
     shape = np.shape(found) if not hasattr(found, "shape") else found.shape
     if shape not in ((), (dim, dim)):
         raise ValueError(
