@@ -12,8 +12,8 @@ step is cut.
   cycle preconditions BiCGStab; the nonlocal terms enter by their products.
 - From a vacuum a front moves by one cell in a step of Newton's method. So a long step begins with added diffusion,
   which is taken away tenfold each time the residual is down to a part of the mass.
-- Where the more accurate flux keeps Newton's method from converging, the step is solved with upstream densities; if that
-  fails too, it is cut to a quarter. Both are counted.
+- Where the more accurate flux keeps Newton's method from converging, the step is solved with upstream densities; if
+  that fails too, it is cut to a quarter. Both are counted.
 
 Other candidates are weighed in `docs/implicit.md`.
 """
