@@ -107,3 +107,62 @@ def test_a_mobility_that_is_not_proportional_is_refused():
     refused = LinearisedJKO().why_unsupported(BOWL, metric)
     assert refused is not None
     assert "a(x) q" in refused
+
+
+LINE = tw.Grid(-1.0, 1.0, 24)
+TEMPERATURE = 0.1
+
+
+def beside_walls(potential, start, step, number=1, size=1.0):
+    energy = tw.PotentialEnergy(lambda x: size * potential(x)) + size * TEMPERATURE * tw.Entropy()
+    return energy, tw.flow(
+        energy, start, geometry=W2, scheme=tw.Proximal(step, solver=LinearisedJKO()), num_steps=number
+    )
+
+
+def wall(height):
+    return lambda x: x[0] ** 2 / 2 + jnp.where(jnp.abs(x[0]) > 0.93, height, 0)
+
+
+def gibbs(potential):
+    return tw.GridDensity.from_log_density(lambda x: -potential(x) / TEMPERATURE, LINE)
+
+
+def heap(potential):
+    return tw.GridDensity.from_function(
+        lambda x: jnp.where(jnp.isinf(potential(x)), 0, jnp.exp(-20 * (x[0] - 0.3) ** 2)), LINE
+    )
+
+
+@pytest.mark.parametrize("height", [1e2, 1e6, 1e8, jnp.inf])
+def test_a_wall_of_any_height_in_a_few_cells_does_not_coarsen_the_solution(height):
+    potential = wall(height)
+    energy, path = beside_walls(potential, heap(potential), 100.0, 2)
+    # D/2τ is 1.4e-5/200 in the second step; the first pays J²/q for leaving the wall. Then 1e-6 of the energy's scale.
+    least = float(energy(gibbs(potential)))
+    assert abs(float(path.energies[-1]) - least) < 1e-7
+    assert float(path.measurements["residual"][1:].max()) <= 1e-6
+    if height < np.inf:
+        solver = LinearisedJKO(tolerance=1e-10)
+        scheme = tw.Proximal(100.0, solver=solver)
+        sharp = tw.flow(energy, heap(potential), geometry=W2, scheme=scheme, num_steps=1)
+        np.testing.assert_allclose(path.energies[1], sharp.energies[1], atol=2e-7)
+
+
+@pytest.mark.parametrize("step", [1e-3, 1.0])
+@pytest.mark.parametrize(
+    "potential", [wall(1e8), wall(jnp.inf), lambda x: x[0] ** 2 / 2 + 1e6 * jnp.maximum(jnp.abs(x[0]) - 0.8, 0) ** 2]
+)
+def test_the_gibbs_state_beside_walls_is_left_where_it_is(potential, step):
+    start = gibbs(potential)
+    _, path = beside_walls(potential, start, step, 2)
+    # Whatever moves is below the square root of the tolerance of the energy.
+    assert float(jnp.sum(jnp.abs(path.final.state.values - start.values))) * LINE.cell_volume < 1e-6
+    assert float(path.energies[-1]) <= float(path.energies[0])
+
+
+def test_a_small_energy_for_a_long_time_is_a_large_one_for_a_short_time():
+    _, one = beside_walls(wall(1.0), heap(wall(1.0)), 0.3)
+    _, small = beside_walls(wall(1.0), heap(wall(1.0)), 0.3e14, size=1e-14)
+    np.testing.assert_allclose(one.final.state.values, small.final.state.values, atol=1e-5)
+    assert int(one.measurements["newton_steps"][1]) == int(small.measurements["newton_steps"][1])
