@@ -49,6 +49,7 @@ from thalweg.geometries.wasserstein import LineMetric
 from thalweg.geometries.wasserstein._grid import line_faces
 from thalweg.schemes._finite_volume import implicit_guess
 from thalweg.schemes.proximal_solvers._base import AbstractJKOSolver, JKOStep
+from thalweg.schemes.proximal_solvers._implicit import root
 from thalweg.states import GridDensity
 
 # Where the cumulative mass of a density constant on cells is that of the smooth density; see above.
@@ -60,12 +61,16 @@ _STEEPEST = 1.5
 class LineJKO(AbstractJKOSolver):
     r"""Newton's method for the JKO step of a one-dimensional grid density.
 
-    Energies without a logarithmic part may leave cells empty; their positivity is kept by a logarithmic barrier that
-    is driven to `barrier`, which bounds the error in the objective by `barrier` times the length of the domain. It is
-    in units of energy over length: for energies far below one give a smaller one.
+    Energies without a logarithmic part may leave cells empty; their positivity is kept by a logarithmic barrier,
+    whose weight is driven to `barrier` times the mean density times the spread (the standard deviation under the old
+    density) of the first variation: the error in the objective is at most `barrier` times that spread times the mass.
+
+    The derivative is that of the implicit function theorem, of any order and with the exact Hessian: conjugate
+    gradients, with the three bands as preconditioner. Where the Hessian is not positive, it is NaN.
 
     **Arguments:** `tolerance`: the optimality residual (the norm of the gradient of the objective relative to the
-    dissipation at the start); `max_steps`: of Newton's method; `barrier`: the last value of the barrier's weight.
+    dissipation at the start); `max_steps`: of Newton's method; `barrier`: the last value of the barrier's relative
+    weight.
     """
 
     tolerance: float = eqx.field(static=True, default=1e-9)
@@ -92,51 +97,52 @@ class LineJKO(AbstractJKOSolver):
         assert isinstance(metric, LineMetric)
         # An implicit step of the flow is where to begin: it is positive, and near the answer in the tails too.
         guess = implicit_guess(energy, metric.state, step_size)
-        positive = decompose(energy).needs_positive_density
-        state = metric.state
+        structure, state = decompose(energy), metric.state
+        positive, width = structure.needs_positive_density, state.grid.cell_volume
         problem = _Problem(energy, state, step_size, _Quantiles.of(state))
         closed = eqx.filter_closure_convert(problem.expand, state.values)
         floor = 1e-14 if positive else 1e-6
-        start = (1 - floor) * guess.values + floor / (state.grid.num_cells * state.grid.cell_volume)
-        last_mu = 0.0 if positive else self.barrier
-        closed_now, start, slope = _tree.stop_gradient((closed, start, problem.start_slope()))
-        first_mu = 0.0 if positive else 1e-3
-        values, residual, fine = self._newton(closed_now, start, slope, first_mu, last_mu, state.grid.cell_volume)
-        # One more step with a frozen Hessian gives the derivative by the implicit function theorem and changes
-        # nothing at the minimum.
-        expansion = closed(values).with_barrier(values, last_mu, state.grid.cell_volume)
-        step = _solve(jax.lax.stop_gradient(expansion.bands), -expansion.gradient)
-        refined = _moved(values, step, state.grid.cell_volume)
-        values = jnp.where(jnp.all(refined > 0) & jnp.all(jnp.isfinite(refined)), refined, values)
+        start = (1 - floor) * guess.values + floor * jnp.mean(guess.values)
+        closed_now, start, scales = _tree.stop_gradient((closed, start, problem.scales(start)))
+        last_mu = 0.0 if positive else self.barrier * scales.barrier
+        first_mu = 0.0 if positive else 1e-3 * scales.barrier
+        move = _retracted if structure.temperature is not None else _straight
+        values, residual, fine = self._newton(closed_now, start, scales, first_mu, last_mu, width, move)
+        # One more step, without a test of the descent, which sees the objective only to rounding.
+        expansion = closed_now(values).with_barrier(values, last_mu, width)
+        rate = _moved(jnp.zeros_like(values), _solve(expansion.bands, -expansion.gradient), width)
+        refined = move(values, rate, 1.0)
+        good = jnp.all(refined > 0) & jnp.all(jnp.isfinite(refined))
+        values = jax.lax.stop_gradient(jnp.where(good, refined, values))
+        bands = jax.lax.stop_gradient(expansion.bands)
+        values = _differentiable(closed, state.values, values, last_mu, width, bands)
         moved = eqx.tree_at(lambda s: s.values, state, values)
         return JKOStep(moved, metric.distance_squared(moved), residual, fine, memory, {})
 
     def _newton(
-        self, expand: Any, start: Array, start_slope: Array, first_mu: float, last_mu: float, width: float
+        self, expand: Any, start: Array, scales: "_Scales", first_mu: Any, last_mu: Any, width: float, move: Any
     ) -> tuple[Array, Scalar, Flag]:
-        reference = _residual(start_slope, start, width)
-        goal = self.tolerance * (reference + jnp.sqrt(jnp.finfo(start.dtype).eps))
+        goal = self.tolerance * scales.velocity + scales.rounding
 
         def body(carry: _Carry) -> _Carry:
             # The Hessian is evaluated at every trial point, so that there is one copy of it to compile; it costs O(n).
-            trial = carry.values + carry.length * carry.rate
+            trial = move(carry.values, carry.rate, carry.length)
             expansion = expand(trial).with_barrier(trial, carry.mu, width)
-            slack = 64 * jnp.finfo(start.dtype).eps * (jnp.abs(carry.value) + 1)
+            slack = 64 * jnp.finfo(start.dtype).eps * (jnp.abs(carry.value) + scales.objective)
             enough = carry.value + 1e-4 * carry.length * carry.slope + slack
             accepted = (expansion.value <= enough) | (carry.cuts >= 30)
             # The barrier goes down after each step that was hardly shortened: its problem is then solved well enough.
             mu = jnp.where(carry.length > 0.9, jnp.maximum(0.2 * carry.mu, last_mu), carry.mu)
             lowered = expansion.with_barrier(trial, mu - carry.mu, width)
             step = _solve(lowered.bands, -lowered.gradient)
-            rate = _moved(trial, step, width) - trial
-            room = jnp.min(jnp.where(rate < 0, -trial / jnp.where(rate < 0, rate, -1), jnp.inf))
+            rate = _moved(jnp.zeros_like(trial), step, width)
             ahead = _Carry(
                 trial,
                 mu,
                 lowered.value,
                 rate,
                 jnp.sum(lowered.gradient * step),
-                jnp.minimum(1.0, 0.95 * room),
+                _longest(trial, rate, move is _retracted),
                 jnp.zeros_like(carry.cuts),
                 _residual(lowered.gradient, trial, width),
                 carry.count + 1,
@@ -157,8 +163,9 @@ class LineJKO(AbstractJKOSolver):
         )
         last = jax.lax.while_loop(unfinished, body, begin)
         # Below the goal is convergence; within a thousand times it, rounding in the tails has stopped the descent.
-        fine = (last.residual <= 1e3 * goal) & (last.mu <= last_mu)
-        return jax.lax.stop_gradient((last.values, last.residual / reference, fine))
+        fine = (last.residual <= 1e3 * self.tolerance * scales.velocity + 30 * scales.rounding) & (last.mu <= last_mu)
+        relative = last.residual / (scales.velocity + scales.rounding / self.tolerance)
+        return jax.lax.stop_gradient((last.values, relative, fine))
 
 
 class _Carry(eqx.Module):
@@ -171,6 +178,17 @@ class _Carry(eqx.Module):
     cuts: Array
     residual: Scalar
     count: Array
+
+
+class _Scales(eqx.Module):
+    """What is large and what is small in a problem: the missing velocity at the start and that of rounding, a size of
+    the objective, and the unit of the barrier's weight.
+    """
+
+    velocity: Scalar
+    rounding: Scalar
+    objective: Scalar
+    barrier: Scalar
 
 
 class _Expansion(eqx.Module):
@@ -207,9 +225,21 @@ class _Problem(eqx.Module):
     step_size: Scalar
     old: "_Quantiles"
 
-    def start_slope(self) -> Array:
-        """The gradient of the objective at the old state, where the distance has none."""
-        return jnp.diff(first_variation(self.energy, self.state).regular.values)
+    def scales(self, start: Array) -> _Scales:
+        """Taken from the first variation where there is mass: a potential may be huge where nothing ever comes."""
+        values, width = self.state.values, self.state.grid.cell_volume
+        eps, length = jnp.finfo(values.dtype).eps, width * values.shape[0]
+        variation = first_variation(self.energy, self.state).regular.values
+        # The distance has no gradient at the old state.
+        velocity = _residual(jnp.diff(variation), start, width)
+        mass = jnp.sum(values) * width
+        average = lambda f: jnp.sum(jnp.where(values > 0, values * f, 0)) * width / mass  # noqa: E731
+        size = average(jnp.abs(variation))
+        spread = jnp.sqrt(average((variation - average(variation)) ** 2))
+        # Where the old state is at rest the spread is rounding: the barrier then still needs a weight.
+        unit = spread + jnp.sqrt(eps) * size + eps * length**2 / self.step_size
+        rounding = eps * (length / self.step_size + size / width) * jnp.sqrt(mass)
+        return _Scales(velocity, rounding, size * mass, unit * mass / length)
 
     def expand(self, values: Array) -> _Expansion:
         """The objective, its gradient and the three bands of its Hessian."""
@@ -310,7 +340,8 @@ class _Quantiles(eqx.Module):
         found = jnp.searchsorted(_rank(self.below, self.above), _rank(level, rest), side="right")
         cell = jnp.clip(found - 1, 0, n - 1)
         from_left = level < 0.5
-        inside = mass[cell] > 0
+        # One over a denormal mass is infinite: such a cell is empty.
+        inside = mass[cell] > jnp.finfo(mass.dtype).tiny ** 0.9
         safe = jnp.where(inside, mass[cell], 1)
         from_right = 1 - (rest - self.above[cell + 1]) / safe
         fraction = jnp.where(from_left, (level - self.below[cell]) / safe, from_right)
@@ -324,6 +355,87 @@ class _Quantiles(eqx.Module):
         integral = t * (0.5 * t + first * (t / 4 - t**2 / 6 - 1 / 24) + rise * t * (t / 6 - t**2 / 8 - 1 / 48))
         antiderivative = self.integral[cell] + mass[cell] * (self.faces[cell] * t + self.width * integral)
         return self.faces[cell] + self.width * place, jnp.where(inside, self.width * stretch / safe, 0), antiderivative
+
+
+# Below this share of the mass cells shrink by a factor instead of shortening the step for all others.
+_NEGLIGIBLE = 1e-12
+
+
+def _straight(values: Array, rate: Array, share: Any) -> Array:
+    return values + share * rate
+
+
+def _retracted(values: Array, rate: Array, share: Any) -> Array:
+    r"""The same to first order, and positive: cells in the tails that lose most of what they have go to
+    $q\,e^{\dot q/q}$.
+
+    With an entropy $\log q$ is what Newton's method sees as linear there, so that it arrives at once however far it
+    has to go: from an empty cell, the tail of a step ends below the smallest number. The others pay for the mass.
+    """
+    change = share * rate
+    straight = values + change
+    shrinks = _shrinking(values, rate) & (change < -0.5 * values)
+    # As many digits below the smallest number as one over it, or over its curvature, needs.
+    lowest = jnp.mean(values) * jnp.finfo(values.dtype).tiny ** 0.9
+    factor = jnp.exp(jnp.where(shrinks, change / values, 0))
+    bent = jnp.where(shrinks, jnp.maximum(values * factor, lowest), straight)
+    return jnp.where(jnp.any(shrinks), bent * (jnp.sum(values) / jnp.sum(bent)), straight)
+
+
+def _shrinking(values: Array, rate: Array) -> Array:
+    """The cells that a full step would take most of, smallest first up to a negligible share of the mass."""
+    losing = rate < -0.5 * values
+    order = jnp.argsort(values)
+    lost = jnp.cumsum(jnp.where(losing, values, 0)[order])
+    small = jnp.zeros_like(losing).at[order].set(lost <= _NEGLIGIBLE * jnp.sum(values))
+    return losing & small
+
+
+def _longest(values: Array, rate: Array, retracted: bool) -> Scalar:
+    """The longest step, at most one, that leaves a part of each cell that moves straight."""
+    down = rate < 0
+    if retracted:
+        down = down & ~_shrinking(values, rate)
+    return jnp.minimum(1.0, 0.95 * jnp.min(jnp.where(down, -values / jnp.where(down, rate, -1), jnp.inf)))
+
+
+def _differentiable(expand: Any, old: Array, found: Array, mu: Any, width: float, bands: Any) -> Array:
+    """`found`, with the derivative of the minimiser; of the mass of the old density it is a multiple."""
+    mass = jnp.sum(old)
+    found = found * (mass / jax.lax.stop_gradient(mass))
+
+    def slope(face_masses: Array) -> Array:
+        values = _moved(found, face_masses, width)
+        return expand(values).with_barrier(values, mu, width).gradient
+
+    def tangent_solve(operator: Any, right: Array) -> Array:
+        solve = lambda product, vector: _conjugate_gradients(product, bands, vector)  # noqa: E731
+        return jax.lax.custom_linear_solve(operator, right, solve, symmetric=True)
+
+    return _moved(found, root(slope, jnp.zeros_like(found[1:]), tangent_solve), width)
+
+
+def _conjugate_gradients(product: Any, bands: tuple[Array, Array, Array], right: Array) -> Array:
+    """Solve with the exact Hessian; NaN where it is not positive, or not solved with to six digits."""
+
+    def body(carry: Any) -> Any:
+        x, remainder, direction, square, _, count = carry
+        image = product(direction)
+        curvature = jnp.sum(direction * image)
+        length = square / curvature
+        remainder = remainder - length * image
+        preconditioned = _solve(bands, remainder)
+        after = jnp.sum(remainder * preconditioned)
+        ahead = preconditioned + after / square * direction
+        return x + length * direction, remainder, ahead, after, curvature > 0, count + 1
+
+    first = _solve(bands, right)
+    square = jnp.sum(right * first)
+    eps = jnp.finfo(right.dtype).eps
+    begin = (jnp.zeros_like(right), right, first, square, jnp.asarray(True), jnp.asarray(0))
+    going = lambda carry: (carry[3] > (100 * eps) ** 2 * square) & carry[4] & (carry[5] < 500)  # noqa: E731
+    x, _, _, left, positive, _ = jax.lax.while_loop(going, body, begin)
+    return jnp.where(positive & (left <= 1e-12 * square), x, jnp.nan)
 
 
 def _solve(bands: tuple[Array, Array, Array], right: Array) -> Array:
