@@ -129,8 +129,10 @@ class BackAndForth(AbstractJKOSolver):
         problem = _Problem(state.values, state.on_cells(structure.potential_value), internal, step_size, state.grid)
         end = jax.lax.stop_gradient(self._maximise(problem, self._starts(problem, structure, state, memory)))
         density = problem.with_mass(end.point)
-        moved = jnp.where(end.change <= 1e-12, state.values, density)
-        distance = problem.distance(end.point.potential, moved)
+        # A density at rest is kept: F of one recomputed would differ in the last digits, and may rise by as much.
+        at_rest = jnp.sum(jnp.abs(density - state.values)) <= 1e-11 * jnp.sum(state.values)
+        moved = jnp.where(at_rest, state.values, density)
+        distance = jnp.where(at_rest, 0, problem.distance(end.point.potential, moved))
         volume, mass = state.grid.cell_volume, jnp.sum(state.values)
         primal = jnp.sum(problem.potential * moved + internal.value(moved)) * volume + distance / (2 * step_size)
         stats = {
@@ -159,8 +161,11 @@ class BackAndForth(AbstractJKOSolver):
 
     def _maximise(self, problem: "_Problem", starts: Array) -> _Carry:
         points = jax.lax.map(problem.point, starts)
-        # Of equal ones the first.
-        point = jax.tree.map(lambda leaf: leaf[jnp.argmax(points.value)], points)
+        # Of those that are equal to rounding the first, which may be at rest.
+        rounding = 1e-9 * (1 + jnp.abs(points.value[0]))
+        first = jnp.max(points.value) <= points.value[0] + rounding
+        best = jnp.where(first, 0, jnp.argmax(points.value))
+        point = jax.tree.map(lambda leaf: leaf[best], points)
 
         def body(carry: _Carry) -> _Carry:
             trial = problem.point(carry.point.potential + carry.length * carry.direction)
