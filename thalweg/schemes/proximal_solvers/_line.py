@@ -201,7 +201,8 @@ class _Expansion(eqx.Module):
     def with_barrier(self, values: Array, mu: Any, width: float) -> "_Expansion":
         """The same with $-\\mu\\sum\\log q_i\\,h$ added."""
         lower, diagonal, upper = self.bands
-        slope, curvature = -mu / values, mu / (values**2 * width)
+        # Not over the square of a value, which underflows in a tail.
+        slope, curvature = -mu / values, mu / values / values / width
         off = -curvature[1:-1]
         zero = jnp.zeros((1,), values.dtype)
         bands = (
@@ -377,7 +378,8 @@ def _retracted(values: Array, rate: Array, share: Any) -> Array:
     shrinks = _shrinking(values, rate) & (change < -0.5 * values)
     # As many digits below the smallest number as one over it, or over its curvature, needs.
     lowest = jnp.mean(values) * jnp.finfo(values.dtype).tiny ** 0.9
-    factor = jnp.exp(jnp.where(shrinks, change / values, 0))
+    # Bounded, so that no ratio of neighbours is lost to rounding at once.
+    factor = jnp.exp(jnp.maximum(jnp.where(shrinks, change / values, 0), -30.0))
     bent = jnp.where(shrinks, jnp.maximum(values * factor, lowest), straight)
     return jnp.where(jnp.any(shrinks), bent * (jnp.sum(values) / jnp.sum(bent)), straight)
 
