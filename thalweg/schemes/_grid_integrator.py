@@ -32,10 +32,9 @@ def resolution_of(structure: Decomposition, before: GridDensity, after: GridDens
         return RESULTS.successful
     values = after.values
     place = jnp.argmax(values)
-    attraction = sum(
-        (term.scale * after.convolve(term.function) for term in structure.interaction[1:]),
-        start=(structure.interaction[0].scale * after.convolve(structure.interaction[0].function)),
-    )
+    attraction = jnp.zeros_like(values)
+    for term in structure.interaction:
+        attraction = attraction + term.scale * after.convolve(term.function)
     outside = after.on_cells(structure.potential_value) if structure.potential else jnp.zeros_like(values)
     inward, other = _least_rise(attraction, after, place), _least_rise(outside, after, place)
     gathered = jnp.max(values) > _RESOLVED * jnp.sum(values)

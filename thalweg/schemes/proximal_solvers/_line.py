@@ -46,16 +46,14 @@ from thalweg._types import Array, Flag, Scalar
 from thalweg.energies import AbstractEnergy, decompose
 from thalweg.geometries import AbstractMetric
 from thalweg.geometries.wasserstein import LineMetric
-from thalweg.geometries.wasserstein._grid import line_faces
 from thalweg.schemes._finite_volume import implicit_guess
 from thalweg.schemes.proximal_solvers._base import AbstractJKOSolver, JKOStep
 from thalweg.schemes.proximal_solvers._implicit import root
+from thalweg.schemes.proximal_solvers._quantiles import Quantiles, both_sides
 from thalweg.states import GridDensity
 
 # Where the cumulative mass of a density constant on cells is that of the smooth density; see above.
 _NODES, _WEIGHTS = np.array([0.5 - 6**-0.5, 0.5 + 6**-0.5]), np.array([0.5, 0.5])
-# The largest |(log q)'| h that the correction of the quantiles knows; up to 1.7 they keep rising.
-_STEEPEST = 1.5
 
 
 class LineJKO(AbstractJKOSolver):
@@ -65,7 +63,7 @@ class LineJKO(AbstractJKOSolver):
     whose weight is driven to `barrier` times the mean density times the spread (the standard deviation under the old
     density) of the first variation: the error in the objective is at most `barrier` times that spread times the mass.
 
-    The derivative is that of the implicit function theorem, of any order and with the exact Hessian: conjugate
+    The derivative is that of the implicit function theorem, of first order and with the exact Hessian: conjugate
     gradients, with the three bands as preconditioner. Where the Hessian is not positive, it is NaN.
 
     **Arguments:** `tolerance`: the optimality residual (the norm of the gradient of the objective relative to the
@@ -99,7 +97,7 @@ class LineJKO(AbstractJKOSolver):
         guess = implicit_guess(energy, metric.state, step_size)
         structure, state = decompose(energy), metric.state
         positive, width = structure.needs_positive_density, state.grid.cell_volume
-        problem = _Problem(energy, state, step_size, _Quantiles.of(state))
+        problem = _Problem(energy, state, step_size, Quantiles.of(state))
         closed = eqx.filter_closure_convert(problem.expand, state.values)
         floor = 1e-14 if positive else 1e-6
         start = (1 - floor) * guess.values + floor * jnp.mean(guess.values)
@@ -224,7 +222,7 @@ class _Problem(eqx.Module):
     energy: AbstractEnergy
     state: GridDensity
     step_size: Scalar
-    old: "_Quantiles"
+    old: "Quantiles"
 
     def scales(self, start: Array) -> _Scales:
         """Taken from the first variation where there is mass: a potential may be huge where nothing ever comes."""
@@ -275,7 +273,7 @@ class _Problem(eqx.Module):
         width = grid.cell_volume
         dtype = values.dtype
         nodes, weights = jnp.asarray(_NODES, dtype)[:, None], jnp.asarray(_WEIGHTS * width, dtype)[:, None]
-        below, above = _both_sides(values * width)
+        below, above = both_sides(values * width)
         mass = values * width
         level = below[None, :-1] + nodes * mass[None]
         rest = above[None, 1:] + (1 - nodes) * mass[None]
@@ -294,68 +292,6 @@ class _Problem(eqx.Module):
         # With A' = Q, ½W₂² = const + ∫(A(C(x)) − x C(x))dx: at the same nodes, so that the gradient is exactly its own.
         half_distance = jnp.sum(sums(antiderivative - x * level))
         return half_distance, (sums(gap * left_hat), sums(gap * right_hat)), tents
-
-
-def _rank(level: Array, rest: Array) -> Array:
-    """A rising function of the level that keeps the digits of both tails, from minus to plus infinity."""
-    left = level < 0.5
-    return jax.lax.stop_gradient(jnp.where(left, -1.0, 1.0) / jnp.where(left, level, rest))
-
-
-def _both_sides(mass: Array) -> tuple[Array, Array]:
-    """The mass to the left and to the right of each face: in the right tail only the second still has digits."""
-    zero = jnp.zeros((1,), mass.dtype)
-    below = jnp.concatenate([zero, jnp.cumsum(mass)])
-    above = jnp.concatenate([jnp.cumsum(mass[::-1])[::-1], zero])
-    return below, above
-
-
-class _Quantiles(eqx.Module):
-    """The quantile function of the old density, tabulated once for all iterations."""
-
-    mass: Array
-    faces: Array
-    below: Array
-    above: Array
-    integral: Array
-    slopes: Array
-    width: float = eqx.field(static=True)
-
-    @classmethod
-    def of(cls, state: GridDensity) -> "_Quantiles":
-        """The tables of a density; `integral` is that of the quantile up to each face, `slopes` are $h(\\log
-        q)'$ at the faces.
-        """
-        width, mass = state.grid.cell_volume, state.values * state.grid.cell_volume
-        faces = line_faces(state.grid, mass.dtype)
-        both = mass[1:] + mass[:-1]
-        slopes = jnp.where(both > 0, 2 * jnp.diff(mass) / jnp.where(both > 0, both, 1), 0)
-        # Zero at the walls: the first quantile is the wall itself.
-        slopes = jnp.pad(jnp.clip(slopes, -_STEEPEST, _STEEPEST), 1)
-        moments = mass * (faces[:-1] + width * (0.5 + (slopes[1:] + slopes[:-1]) / 48))
-        return cls(mass, faces, *_both_sides(mass), jnp.cumsum(moments) - moments, slopes, width)
-
-    def back_map(self, level: Array, rest: Array) -> tuple[Array, Array, Array]:
-        """The quantile Q at each level, one over the density there, and ∫₀Q; looked up from the nearer end."""
-        n, mass = self.mass.shape[0], self.mass
-        found = jnp.searchsorted(_rank(self.below, self.above), _rank(level, rest), side="right")
-        cell = jnp.clip(found - 1, 0, n - 1)
-        from_left = level < 0.5
-        # One over a denormal mass is infinite: such a cell is empty.
-        inside = mass[cell] > jnp.finfo(mass.dtype).tiny ** 0.9
-        safe = jnp.where(inside, mass[cell], 1)
-        from_right = 1 - (rest - self.above[cell + 1]) / safe
-        fraction = jnp.where(from_left, (level - self.below[cell]) / safe, from_right)
-        fraction = jnp.where(inside, jnp.clip(fraction, 0, 1), 0.5)
-        # The correction is a cubic in the place of the level in its cell.
-        t, first = fraction, self.slopes[cell]
-        rise = self.slopes[cell + 1] - first
-        bump, bump_slope = 0.5 * t * (1 - t) - 1 / 24, 0.5 - t
-        place = t + bump * (first + rise * t)
-        stretch = 1 + bump_slope * (first + rise * t) + bump * rise
-        integral = t * (0.5 * t + first * (t / 4 - t**2 / 6 - 1 / 24) + rise * t * (t / 6 - t**2 / 8 - 1 / 48))
-        antiderivative = self.integral[cell] + mass[cell] * (self.faces[cell] * t + self.width * integral)
-        return self.faces[cell] + self.width * place, jnp.where(inside, self.width * stretch / safe, 0), antiderivative
 
 
 # Below this share of the mass cells shrink by a factor instead of shortening the step for all others.
