@@ -52,6 +52,7 @@ def test_steps_of_a_barenblatt_profile_stay_in_its_family():
     np.testing.assert_allclose(float(path.distances_squared[1]), (0.2215524 - 0.1999437) ** 2 / 3, rtol=0.1)
 
 
+@pytest.mark.slow
 def test_a_disc_with_a_jump_moves_by_many_cells_and_lands_where_a_finer_grid_puts_it():
     wave = lambda x: jnp.prod(jnp.sin(3 * jnp.pi * x))  # noqa: E731
     energy, step = tw.PotentialEnergy(wave) + 0.05 * tw.PorousMedium(2.0), 0.005
@@ -71,6 +72,7 @@ def test_a_disc_with_a_jump_moves_by_many_cells_and_lands_where_a_finer_grid_put
     assert float(jnp.mean(jnp.abs(coarse.final.state.values - restricted))) < 0.03
 
 
+@pytest.mark.slow
 def test_a_large_entropy_step_of_a_gaussian_meets_its_closed_form_and_the_gibbs_state_stays():
     rate, centre, temperature, step, deviation = 1.5, 0.3, 0.8, 0.2, 0.6
     grid = tw.Grid((-6.0, -6.0), (6.0, 6.0), (48, 48))

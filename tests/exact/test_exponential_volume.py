@@ -250,6 +250,7 @@ def test_single_precision_stays_single_and_keeps_its_digits():
     np.testing.assert_allclose(ends[0], ends[1], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_gradients_by_the_start_are_right_at_empty_cells_too():
     grid = tw.Grid(-3.0, 3.0, 30)
     energy = tw.PotentialEnergy(lambda x: 0.5 * jnp.sum(x**2)) + tw.Entropy()

@@ -152,6 +152,7 @@ def test_a_flow_goes_around_a_wall_and_says_what_it_cost():
     np.testing.assert_allclose(float(path.final.state.mass), 1, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_a_concave_energy_whose_step_is_too_long_is_cut_and_reported():
     # A double well in q, whose implicit steps are solvable for short steps only.
     smooth = tw.Functional(lambda s: 0.005 * jnp.sum(s.gradient_squared()) * s.grid.cell_volume)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import thalweg as tw
-from thalweg.schemes.proximal_solvers._line import _Quantiles
+from thalweg.schemes.proximal_solvers._quantiles import Quantiles
 
 W2 = tw.Wasserstein()
 RATE, CENTRE, TEMPERATURE = 1.5, 0.3, 0.8
@@ -115,7 +115,7 @@ def rough(seed, n=60):
 @pytest.mark.parametrize("seed", range(3))
 def test_the_corrected_quantiles_of_a_rough_density_rise_and_are_their_own_antiderivatives_slope(seed):
     state = rough(seed)
-    table = _Quantiles.of(state)
+    table = Quantiles.of(state)
     mass = np.asarray(state.values) * state.grid.cell_volume
     cells = np.flatnonzero(mass > 1e-12)
     places = jnp.asarray(np.tile(np.linspace(0.02, 0.98, 25), (len(cells), 1)))

@@ -106,6 +106,7 @@ def test_cells_behind_walls_keep_the_guess():
     np.testing.assert_array_equal(np.asarray(found.values)[closed], 7.0)
 
 
+@pytest.mark.slow
 def test_wide_cells_wait_until_the_others_are_as_wide():
     # Conductances go with 1/h²: cells eight times as wide along the second axis.
     even = elliptic(np.ones((64, 24)), 1e-6)

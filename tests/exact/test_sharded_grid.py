@@ -13,7 +13,11 @@ import thalweg as tw
     ("energy", "choices"),
     [
         (tw.PotentialEnergy(lambda x: jnp.sum((x**2 - 1) ** 2)) + 0.5 * tw.Entropy(), tw.Continuous(0.05)),
-        (tw.PotentialEnergy(lambda x: jnp.sum(x**2)) + tw.PorousMedium(2.0), tw.Continuous(0.02)),
+        pytest.param(
+            tw.PotentialEnergy(lambda x: jnp.sum(x**2)) + tw.PorousMedium(2.0),
+            tw.Continuous(0.02),
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             tw.Entropy() + tw.InteractionEnergy(lambda z: jnp.sum(z**2)), tw.Explicit(1e-4), marks=pytest.mark.slow
         ),

@@ -358,6 +358,7 @@ def test_on_a_grid_of_narrow_cells_epsilon_is_set_by_their_narrow_side():
     assert f"epsilon = {0.1**2 * 6 / 32:.3g}" in found.certificate.statement
 
 
+@pytest.mark.slow
 def test_on_a_grid_products_have_the_sum_of_the_distances_of_their_factors():
     for n in (16, 32):
         sides = [tw.Grid(0.0, length, n) for length in (1.0, 1.5)]
