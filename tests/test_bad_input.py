@@ -87,7 +87,11 @@ CASES = {
     ),
     "wasserstein vector": (lambda: vector_flow(bowl, jnp.ones(2), geometry=W2), TypeError, "plain vector"),
     "entropy of a vector": (lambda: vector_flow(tw.Entropy(), jnp.ones(2)), TypeError, "density state"),
-    "jko in 2d": (lambda: density_flow(tw.Entropy(), flat(SQUARE), tw.Proximal(0.1)), TypeError, "one dimension"),
+    "jko in 2d": (
+        lambda: density_flow(tw.Entropy(), flat(SQUARE), tw.Proximal(0.1, tw.LineJKO())),
+        TypeError,
+        "one-dimension",
+    ),
     "proximal corner": (
         lambda: vector_flow(bowl, jnp.ones(2), geometry=tw.MaxNorm(), scheme=tw.Proximal(0.1)),
         TypeError,

@@ -40,8 +40,8 @@ def check_combination(energy: AbstractEnergy, state: State, geometry: AbstractGe
     geometry.at(state)
     _check_mobility(geometry, state)
     _check_proximable(energy, state, scheme)
-    _check_ceiling(energy, scheme)
     check_energy(energy, state)
+    _check_ceiling(energy, scheme)
     scheme.check(energy, geometry, state)
     walled = with_walls(energy, state)
     if walled is not state:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from thalweg._errors import UnsupportedCombination
 from thalweg._types import Array, Scalar, State
 from thalweg.energies._base import AbstractEnergy
-from thalweg.states import CellFunction, Grid, GridDensity
+from thalweg.states import AbstractState, CellFunction, Grid, GridDensity
 
 
 class PotentialEnergy(AbstractEnergy):
@@ -116,5 +116,6 @@ def require_grid(state: State, what: str) -> None:
     """Raise `UnsupportedCombination` unless the state is a density on a grid."""
     if not isinstance(state, GridDensity):
         raise UnsupportedCombination(
-            f"{what} needs a density on a grid, a `tw.GridDensity`; got {type(state).__name__}."
+            f"{what} needs a density on a grid, a `tw.GridDensity`; got "
+            f"{type(state).__name__ if isinstance(state, AbstractState) else 'a vector'}."
         )
