@@ -29,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from thalweg._types import Array, Scalar
+from thalweg.states import shifted, shifted_back
 
 
 class Links(NamedTuple):
@@ -67,17 +68,6 @@ class SymmetricGenerator(NamedTuple):
         for offset, face in zip(links.offsets, self.faces, strict=True):
             product = product - face * shifted(values, offset) - shifted_back(face * values, offset)
         return product
-
-
-def shifted(values: Array, offset: tuple[int, ...]) -> Array:
-    """The values an offset further on, wrapping."""
-    axes = tuple(axis for axis, k in enumerate(offset) if k)
-    return jnp.roll(values, tuple(-offset[axis] for axis in axes), axes)
-
-
-def shifted_back(values: Array, offset: tuple[int, ...]) -> Array:
-    """The values an offset before, wrapping."""
-    return shifted(values, tuple(-k for k in offset))
 
 
 def num_terms(argument: Scalar, tolerance: float) -> Array:

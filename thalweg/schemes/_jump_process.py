@@ -16,9 +16,9 @@ from thalweg.geometries import AbstractGeometry
 from thalweg.geometries.wasserstein import TensorMetric
 from thalweg.geometries.wasserstein._means import fitted_coefficient
 from thalweg.geometries.wasserstein._tensor import pairs_of
-from thalweg.schemes._chebyshev import Links, SymmetricGenerator, shifted, shifted_back
+from thalweg.schemes._chebyshev import Links, SymmetricGenerator
 from thalweg.schemes._fitted import linear_coefficients
-from thalweg.states import GridDensity
+from thalweg.states import GridDensity, shifted, shifted_back
 
 
 class JumpProcess(NamedTuple):

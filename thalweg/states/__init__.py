@@ -15,6 +15,8 @@ from thalweg.states._convolution import displacement as displacement
 from thalweg.states._convolution import kernel_values as kernel_values
 from thalweg.states._faces import face_gradients as face_gradients
 from thalweg.states._faces import open_faces as open_faces
+from thalweg.states._faces import shifted as shifted
+from thalweg.states._faces import shifted_back as shifted_back
 from thalweg.states._gaussian import Gaussian as Gaussian
 from thalweg.states._grid import Grid as Grid
 from thalweg.states._grid import NoFlux as NoFlux

@@ -21,6 +21,17 @@ def open_faces(grid: Grid, axis: int) -> np.ndarray:
     return flags if grid.mask is None else flags & grid.mask & np.roll(grid.mask, -1, axis)
 
 
+def shifted(values: Array, offset: tuple[int, ...]) -> Array:
+    """The values an offset further on, wrapping."""
+    axes = tuple(axis for axis, k in enumerate(offset) if k)
+    return jnp.roll(values, tuple(-offset[axis] for axis in axes), axes)
+
+
+def shifted_back(values: Array, offset: tuple[int, ...]) -> Array:
+    """The values an offset before, wrapping."""
+    return shifted(values, tuple(-k for k in offset))
+
+
 def face_gradients(values: Array, grid: Grid) -> tuple[Array, ...]:
     """For each axis the difference quotient from each cell to the next one, zero at closed faces."""
     return tuple(

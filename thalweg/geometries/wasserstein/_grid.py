@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from thalweg import states
 from thalweg._first_variation import Cotangent, Velocity
 from thalweg._types import Array, Scalar, ScalarLike
 from thalweg.geometries._base import AbstractMetric
@@ -160,12 +161,7 @@ def difference(values: Array, axis: int) -> Array:
 
 def open_faces(grid: Grid, axis: int, dtype: Any) -> Array:
     """One at faces through which mass may pass, zero at walls; broadcastable to the grid's shape."""
-    n = grid.shape[axis]
-    flags = np.ones((n,), dtype)
-    flags[n - 1] = 1.0 if grid.is_periodic(axis) else 0.0
-    flags = flags.reshape(tuple(n if i == axis else 1 for i in range(grid.dim)))
-    mask = grid.mask
-    return jnp.asarray(flags if mask is None else flags * (mask & np.roll(mask, -1, axis)))
+    return jnp.asarray(states.open_faces(grid, axis), dtype)
 
 
 def divergence(fluxes: tuple[Array, ...], grid: Grid) -> Array:

@@ -23,7 +23,7 @@ from thalweg._types import Array, Scalar, ScalarLike
 from thalweg.geometries._base import AbstractMetric
 from thalweg.geometries.wasserstein._means import arithmetic_mean, logarithmic_mean
 from thalweg.geometries.wasserstein._selling import selling
-from thalweg.states import Grid, GridDensity
+from thalweg.states import Grid, GridDensity, shifted, shifted_back
 
 Offset = tuple[int, ...]
 
@@ -50,9 +50,9 @@ class TensorMetric(AbstractMetric):
         values, xi = self.state.values, cotangent.regular.values
         mean = logarithmic_mean if cotangent.positive else arithmetic_mean
         offsets, weights = pairs_of(self.mobility, self.state)
-        differences = tuple(xi - partner(xi, offset) for offset in offsets)
+        differences = tuple(xi - shifted(xi, offset) for offset in offsets)
         mobilities = tuple(
-            mean(values, partner(values, offset)) * weight for offset, weight in zip(offsets, weights, strict=True)
+            mean(values, shifted(values, offset)) * weight for offset, weight in zip(offsets, weights, strict=True)
         )
         field = PairField(differences, mobilities, offsets)
         return Velocity(eqx.tree_at(lambda s: s.values, self.state, _gained(field)), field)
@@ -71,14 +71,8 @@ def _gained(field: PairField) -> Array:
     gained = jnp.zeros_like(field.differences[0])
     for offset, mobility, difference in zip(field.offsets, field.mobilities, field.differences, strict=True):
         exchange = mobility * difference
-        gained = gained - exchange + partner(exchange, tuple(-k for k in offset))
+        gained = gained - exchange + shifted_back(exchange, offset)
     return gained
-
-
-def partner(values: Array, offset: Offset) -> Array:
-    """The values an offset further on, wrapping."""
-    axes = tuple(axis for axis, k in enumerate(offset) if k)
-    return jnp.roll(values, tuple(-offset[axis] for axis in axes), axes)
 
 
 def is_matrix(mobility: Callable[..., Any] | None, state: GridDensity) -> bool:
