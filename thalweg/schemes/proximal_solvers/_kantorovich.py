@@ -15,11 +15,12 @@ import jax
 import jax.numpy as jnp
 
 from thalweg._types import Array, Flag, Scalar
-from thalweg.energies import AbstractEnergy, Decomposition, PorousMedium, decompose
+from thalweg.energies import AbstractEnergy, decompose
 from thalweg.geometries import AbstractMetric
 from thalweg.geometries.wasserstein import GridMetric
 from thalweg.schemes._implicit_volume import implicit_euler
 from thalweg.schemes.proximal_solvers._base import AbstractJKOSolver, JKOStep
+from thalweg.schemes.proximal_solvers._conjugate import Conjugate
 from thalweg.transport import _dual, _spline
 
 
@@ -62,10 +63,10 @@ class KantorovichNewton(AbstractJKOSolver):
         if metric.state.grid.mask is not None:
             return "`KantorovichNewton` does not serve grids with a mask: use `tw.Continuous(step_size)`."
         structure = decompose(energy)
-        if structure.interaction or structure.remainder or structure.proximable or not _one_internal(structure):
+        if structure.interaction or structure.remainder or structure.proximable or not Conjugate.serves(structure):
             return (
                 "`KantorovichNewton` needs a potential energy plus one of `tw.Entropy()` and `tw.PorousMedium(m)` with "
-                "m > 1, or nothing else.\nUse `tw.Continuous(step_size)` for other energies."
+                "m > 1, and nothing else.\nUse `tw.Continuous(step_size)` for other energies."
             )
         return None
 
@@ -82,9 +83,9 @@ class KantorovichNewton(AbstractJKOSolver):
         structure = decompose(energy)
         potential = state.on_cells(structure.potential_value)
         side = _spline.side_weight(self.points)
-        internal = _Internal.of(structure, values.dtype)
+        internal = Conjugate.of(structure, jnp.zeros((), values.dtype))
         floor = jnp.full_like(values, -jnp.inf)
-        if internal.exponent is not None:
+        if internal.has_vacuum:
             floor = _spline.sharpened(potential, grid, side)
         # A step of implicit Euler ends near the answer, with its front, and is of the same order in the step size.
         guess = implicit_euler(structure, None, state, step_size, 1e-4, jnp.asarray(False)).values
@@ -98,7 +99,7 @@ class KantorovichNewton(AbstractJKOSolver):
         solution = jax.lax.stop_gradient(
             _dual.maximise(
                 _dual.Atoms.of(values, grid, self.points),
-                lambda f: internal.response(f - potential),
+                lambda f: _response(internal, f - potential),
                 floor,
                 start,
                 step_size,
@@ -130,50 +131,14 @@ class KantorovichNewton(AbstractJKOSolver):
         )
 
 
-def _one_internal(structure: Decomposition) -> bool:
-    if structure.temperature is not None:
-        return not structure.local
-    return len(structure.local) == 1 and all(
-        isinstance(term.energy, PorousMedium) and term.energy.exponent > 1 for term in structure.local
-    )
-
-
-class _Internal(eqx.Module):
-    r"""$e(q) = Tq\log q$ (`exponent` is `None`) or $e(q) = a q^m/(m-1)$."""
-
-    scale: Array
-    exponent: float | None = eqx.field(static=True)
-
-    @classmethod
-    def of(cls, structure: Decomposition, dtype: Any) -> "_Internal":
-        if structure.temperature is not None:
-            return cls(jnp.asarray(structure.temperature, dtype), None)
-        (term,) = structure.local
-        assert isinstance(term.energy, PorousMedium)
-        return cls(jnp.asarray(term.scale, dtype), float(term.energy.exponent))
-
-    def value(self, density: Array) -> Array:
-        """e(q)."""
-        if self.exponent is None:
-            return self.scale * density * jnp.log(jnp.maximum(density, jnp.finfo(density.dtype).tiny))
-        return self.scale * density**self.exponent / (self.exponent - 1)
-
-    def derivative(self, density: Array) -> Array:
-        """e'(q); at an empty cell of an entropy, that of a very small density."""
-        if self.exponent is None:
-            return self.scale * (jnp.log(jnp.maximum(density, 1e-14 * jnp.max(density))) + 1)
-        m = self.exponent
-        return self.scale * (m / (m - 1)) * density ** (m - 1)
-
-    def response(self, pressure: Array) -> _dual.Response:
-        r"""$(e^*)'$, its derivative and $e^*$."""
-        if self.exponent is None:
-            density = jnp.exp(pressure / self.scale - 1)
-            return _dual.Response(density, density / self.scale, self.scale * density)
-        m = self.exponent
-        positive = jnp.maximum(pressure, 0)
-        density = (positive * ((m - 1) / m) / self.scale) ** (1 / (m - 1))
+def _response(internal: Conjugate, pressure: Array) -> _dual.Response:
+    r"""$(e^*)'$, its derivative and $e^*$."""
+    density = internal.density(pressure)
+    m = internal.exponent
+    if m is None:
+        slope = internal.compliance(density)
+    else:
         # For m > 2 the slope is infinite at the front; a small density in its place gives a finite Newton step.
         safe = jnp.maximum(density, 1e-6 * jnp.max(density)) if m > 2 else jnp.where(density > 0, density, 1)
-        slope = jnp.where(positive > 0, safe ** (2 - m) / (self.scale * m), 0)
-        return _dual.Response(density, slope, positive * density - self.value(density))
+        slope = jnp.where(pressure > 0, internal.compliance(safe), 0)
+    return _dual.Response(density, slope, internal.conjugate(pressure, density))
