@@ -18,24 +18,62 @@ Comm. Math. Sci. 18 (2020).
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from thalweg._types import Array, Flag
 from thalweg.energies import Decomposition
+from thalweg.geometries.wasserstein._grid import difference, neighbour, open_faces
 from thalweg.geometries.wasserstein._means import fitted_coefficient
+from thalweg.states import GridDensity
 
 
 class Face(NamedTuple):
-    """A flux between a cell and the next one, its derivatives by the two densities and by the drop, and the rise of ξ
-    from here to there.
-    """
+    """A flux between a cell and the next one, and its derivatives by the two densities and by the drop."""
 
     flux: Array
     by_here: Array
     by_there: Array
     by_drop: Array
-    rise: Array
+
+
+def least_density(values: Array) -> Array:
+    """What an empty cell counts as where a slope is infinite in a vacuum; no part of a derivative."""
+    return 1e-14 * jnp.max(jax.lax.stop_gradient(values))
+
+
+def nonlocal_variation(structure: Decomposition, state: GridDensity, values: Array) -> Array:
+    """The part of ξ that does not depend on the density at the cell alone: V, W * q and what is known by its value."""
+    here = eqx.tree_at(lambda s: s.values, state, values)
+    smooth = here.on_cells(structure.potential_value) if structure.potential else jnp.zeros_like(values)
+    for term in structure.interaction:
+        smooth = smooth + jnp.asarray(term.scale, values.dtype) * here.convolve(term.function)
+    for term in structure.remainder:
+        energy = lambda q, term=term: term.energy(eqx.tree_at(lambda s: s.values, state, q))  # noqa: E731
+        smooth = smooth + jnp.asarray(term.scale, values.dtype) * jax.grad(energy)(values) / state.grid.cell_volume
+    return smooth
+
+
+def fluxes_and_rates(
+    structure: Decomposition,
+    mobility: Callable[..., Any] | None,
+    state: GridDensity,
+    least: Array,
+    upwind: Flag,
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    """The fluxes of a density along each axis, zero at walls, and the rate at which each dissipates energy."""
+    grid, values, points = state.grid, state.values, state._centres()
+    smooth = nonlocal_variation(structure, state, values)
+    fluxes, rates = [], []
+    for axis in range(grid.dim):
+        ends = (points, jnp.roll(points, -1, axis))
+        drop = difference(smooth, axis)
+        flux, rise = _flux(structure, mobility, values, neighbour(values, axis), drop, ends, least, upwind)
+        flux = flux * (open_faces(grid, axis, values.dtype) / grid.spacing[axis])
+        fluxes.append(flux)
+        rates.append(-flux * rise * (grid.cell_volume / grid.spacing[axis]))
+    return tuple(fluxes), tuple(rates)
 
 
 def linearised_flux(
@@ -49,12 +87,12 @@ def linearised_flux(
 ) -> Face:
     """The flux for `drop`, the difference of the part of ξ that is not local; all arrays of the grid's shape."""
 
-    def flux(here: Array, there: Array, drop: Array) -> tuple[Array, Array]:
-        return _flux(structure, mobility, here, there, drop, points, least, upwind)
+    def flux(here: Array, there: Array, drop: Array) -> Array:
+        return _flux(structure, mobility, here, there, drop, points, least, upwind)[0]
 
-    value, push, rise = jax.linearize(flux, *densities, drop, has_aux=True)
+    value, push = jax.linearize(flux, *densities, drop)
     one, zero = jnp.ones_like(drop), jnp.zeros_like(drop)
-    return Face(value, push(one, zero, zero), push(zero, one, zero), push(zero, zero, one), rise)
+    return Face(value, push(one, zero, zero), push(zero, one, zero), push(zero, zero, one))
 
 
 def _flux(
@@ -67,6 +105,7 @@ def _flux(
     least: Array,
     upwind: Flag,
 ) -> tuple[Array, Array]:
+    """The flux, and the rise of ξ from here to there."""
     on_cells = lambda fn: _vmap_times(fn, drop.ndim)  # noqa: E731
     x_here, x_there = points
     # Slopes may be infinite in a vacuum. Taken at this density they are finite, with the derivative that they have
