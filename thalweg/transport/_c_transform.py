@@ -122,10 +122,10 @@ def _refined(values: Array, curvature: Array, best: Array, stride: int, before: 
         interval = interval + over.astype(jnp.int32)
         column = (number - interval) * width
         low = jnp.where(over[None], jnp.inf, low)
-        chosen = [values.at[column + c, line].get(mode="promise_in_bounds") for c in range(width)]
+        chosen = _blocks(values, column, line, width)
         position = stride * interval.astype(values.dtype)
         # Without the barrier the compiler would do the look-ups again for every row.
-        position, column, *chosen = jax.lax.optimization_barrier((position, column, *chosen))
+        position, column, chosen = jax.lax.optimization_barrier((position, column, chosen))
         gap = position[None] + new_rows - column.astype(values.dtype)[None]
         for c in range(width):
             term = curvature * (gap - c) ** 2 + chosen[c][None]
@@ -138,3 +138,13 @@ def _refined(values: Array, curvature: Array, best: Array, stride: int, before: 
     _, args = jax.lax.scan(step, start, jnp.arange(rows + padded // width - 1, dtype=jnp.int32))
     found = jnp.take_along_axis(args, last_step[:, None], axis=0, mode="promise_in_bounds")
     return jnp.concatenate([best[:, None], found], axis=1).reshape(rows * _REFINEMENT, lines)
+
+
+def _blocks(values: Array, column: Array, line: Array, width: int) -> Array:
+    """For each line the values in the block that begins at its column, shape `(width, lines)`.
+
+    By one look-up, which costs a processor more than the few values that it brings.
+    """
+    numbers = jax.lax.GatherDimensionNumbers(offset_dims=(0,), collapsed_slice_dims=(1,), start_index_map=(0, 1))
+    places = jnp.stack([column, line], axis=-1)
+    return jax.lax.gather(values, places, numbers, (width, 1), mode="promise_in_bounds")
