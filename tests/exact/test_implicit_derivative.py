@@ -7,7 +7,7 @@ import pytest
 import scipy.optimize
 
 import thalweg as tw
-from thalweg.schemes._implicit_derivative import _solve
+from thalweg.schemes._implicit_derivative import solve_to_rounding
 
 W2 = tw.Wasserstein()
 
@@ -46,11 +46,10 @@ def test_a_parameter_of_the_potential_and_the_scale_of_a_porous_medium_are_fitte
     np.testing.assert_allclose(fitted.x, [1.3, 0.6], atol=1e-5)
 
 
-@pytest.mark.parametrize("order", [1, 2])
-def test_entropy_interaction_and_the_energy_dissipated_over_several_substeps(order):
+def test_entropy_interaction_and_the_energy_dissipated_over_several_substeps_of_order_two():
     grid = tw.Grid(-1.0, 1.0, 24)
     # So tolerant that the substeps grow fourfold each time: their lengths depend on no parameter.
-    solver = tw.ImplicitFiniteVolume(tolerance=1e6, newton_tolerance=1e-13, order=order)
+    solver = tw.ImplicitFiniteVolume(tolerance=1e6, newton_tolerance=1e-13, order=2)
 
     @jax.jit
     @jax.value_and_grad
@@ -106,6 +105,6 @@ def test_an_adjoint_that_is_not_solved_is_not_a_number():
     # No vector has this image: the rows of the map agree, those of the right-hand side do not.
     product = lambda vector: jnp.full_like(vector, jnp.sum(vector))  # noqa: E731
     same = lambda vector: vector  # noqa: E731
-    assert np.isnan(np.asarray(_solve(product, same, jnp.asarray([1.0, -1.0, 0.5])))).all()
-    solved = _solve(lambda vector: 2 * vector + jnp.roll(vector, 1), same, jnp.asarray([1.0, -1.0, 0.5]))
+    assert np.isnan(np.asarray(solve_to_rounding(product, same, jnp.asarray([1.0, -1.0, 0.5])))).all()
+    solved = solve_to_rounding(lambda vector: 2 * vector + jnp.roll(vector, 1), same, jnp.asarray([1.0, -1.0, 0.5]))
     np.testing.assert_allclose(2 * solved + jnp.roll(solved, 1), [1.0, -1.0, 0.5], atol=1e-11)

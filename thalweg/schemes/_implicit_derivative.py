@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from thalweg._types import Array, Flag, Scalar
 from thalweg.energies import Decomposition
 from thalweg.geometries.wasserstein._grid import divergence
+from thalweg.schemes._detached import detached
 from thalweg.schemes._implicit_euler import Step, bicgstab, implicit_euler, linearised
 from thalweg.schemes._implicit_flux import fluxes_and_rates, least_density
 from thalweg.states import GridDensity
@@ -60,7 +61,7 @@ def implicit_step(
     def residual(values: Array) -> Array:
         return values - state.values + tau * divergence(fluxes(values), state.grid)
 
-    step = _detached(newton, guess)
+    step = detached(newton, guess)
     # A failed step is discarded; its derivative must be finite for its zero cotangent to stay zero.
     usable = step.converged & jnp.all(jnp.isfinite(step.values))
     found = jax.lax.stop_gradient(jnp.where(usable, step.values, state.values))
@@ -70,11 +71,11 @@ def implicit_step(
         precondition = linearised(structure, mobility, state, found, tau, none, upwind, weights).precondition
 
         def solve(product: LinearMap, right: Array) -> Array:
-            return _solve(product, precondition, right)
+            return solve_to_rounding(product, precondition, right)
 
         def transpose_solve(transposed: LinearMap, right: Array) -> Array:
             _, pull = jax.vjp(precondition, jnp.zeros_like(right))
-            return _solve(transposed, lambda vector: pull(vector)[0], right)
+            return solve_to_rounding(transposed, lambda vector: pull(vector)[0], right)
 
         return jax.lax.custom_linear_solve(product, right, solve, transpose_solve)
 
@@ -82,22 +83,8 @@ def implicit_step(
     return step._replace(values=values, converged=usable)
 
 
-def _detached(newton: Callable[[Array], Step], guess: Array) -> Step:
-    """What Newton's method finds, a constant of every derivative although it may close over what is differentiated."""
-
-    def solve(_: LinearMap, start: Array) -> tuple[Array, Step]:
-        step = newton(start)
-        # The rule of `custom_root` gives each output a tangent of its own type, which only floats have.
-        return step.values, jax.tree.map(lambda leaf: leaf.astype(start.dtype), step)
-
-    # `custom_root` differentiates the function whose root is asked for; this one depends on nothing.
-    _, step = jax.lax.custom_root(lambda values: values, guess, solve, lambda _, right: right, has_aux=True)
-    step = jax.tree.map(jax.lax.stop_gradient, step)
-    count = lambda number: number.astype(jnp.int32)  # noqa: E731
-    return step._replace(converged=step.converged > 0, newton=count(step.newton), krylov=count(step.krylov))
-
-
-def _solve(product: LinearMap, precondition: LinearMap, right: Array) -> Array:
+def solve_to_rounding(product: LinearMap, precondition: LinearMap, right: Array) -> Array:
+    """Solve by BiCGStab, to a relative residual of 1e-12 or as far as it goes; NaN where that is above 1e-6."""
     size = _norm(right)
 
     def body(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:

@@ -35,10 +35,12 @@ from thalweg._types import Array, Count, Scalar
 from thalweg.energies import AbstractEnergy, Decomposition, decompose
 from thalweg.geometries import AbstractMetric
 from thalweg.geometries.wasserstein._grid import GridMetric, is_proportional, neighbour, open_faces, relative_mobility
-from thalweg.schemes._implicit_volume import nonlocal_variation
+from thalweg.schemes._detached import detached
+from thalweg.schemes._implicit_flux import nonlocal_variation
 from thalweg.schemes.proximal_solvers._base import AbstractJKOSolver, JKOStep
+from thalweg.schemes.proximal_solvers._saddle_derivative import saddle_point
 from thalweg.states import GridDensity
-from thalweg.transport._multigrid import Elliptic, Transport, apply, conjugate_gradients, hierarchy, v_cycle
+from thalweg.transport._multigrid import Elliptic, Hierarchy, Transport, apply, conjugate_gradients, hierarchy, v_cycle
 
 # Of the way to the nearest constraint that a step may go; what is kept of the mean complementarity; both usual.
 _TO_THE_WALL = 0.98
@@ -69,7 +71,8 @@ class LinearisedJKO(AbstractJKOSolver):
     Where a minimiser to this tolerance lies above the start, by no more than the tolerance explains, the step stays at
     the start: it is the better of the two.
 
-    `path.measurements` has the `residual`, the `newton_steps` and the `linear_steps`.
+    `path.measurements` has the `residual`, the `newton_steps` and the `linear_steps`. Differentiable in both modes, by
+    the linearised equations of the minimiser; as accurate as the tolerance.
 
     **Source:** Cancès, Gallouët, Todeschi (2020).
     """
@@ -98,24 +101,32 @@ class LinearisedJKO(AbstractJKOSolver):
     def solve(self, energy: AbstractEnergy, metric: AbstractMetric, step_size: Scalar, memory: Any) -> JKOStep:
         assert isinstance(metric, GridMetric)
         problem = _Problem.of(decompose(energy), metric, step_size)
-        begin = problem.start()
-        scales = _Scales(begin.height, 0.1 * self.tolerance * problem.mean * begin.height)
-        end = jax.lax.while_loop(
-            lambda p: (p.residual > self.tolerance) & (p.count < self.max_steps),
-            lambda p: _newton_step(problem, scales, p),
-            begin.point,
-        )
-        values, distance = problem.finish(end)
+
+        def newton(_: Array) -> _Start:
+            begin = problem.start()
+            scales = _Scales(begin.height, 0.1 * self.tolerance * problem.mean * begin.height)
+            end = jax.lax.while_loop(
+                lambda p: (p.residual > self.tolerance) & (p.count < self.max_steps),
+                lambda p: _newton_step(problem, scales, p),
+                begin.point,
+            )
+            return begin._replace(point=end)
+
+        end, height = detached(newton, metric.state.values)
+        values, distance = problem.finish(_differentiable(problem, end))
         moved = eqx.tree_at(lambda s: s.values, metric.state, values)
         converged = end.residual <= self.tolerance
         # Close to a minimum of F a minimiser to this tolerance may lie higher than the start itself, which is as
         # admissible; more than the tolerance explains is left for the certificate to find.
         excess = energy(moved) + distance / (2 * problem.tau) - energy(metric.state)
-        explained = 10 * self.tolerance * begin.height * jnp.sum(metric.state.values) * problem.volume
+        explained = 10 * self.tolerance * height * jnp.sum(metric.state.values) * problem.volume
         stay = converged & (excess > 0) & (excess <= explained)
-        moved = eqx.tree_at(lambda s: s.values, moved, jnp.where(stay, metric.state.values, values))
+        # The derivative is that of the minimiser in both cases.
+        back = jax.lax.stop_gradient(jnp.where(stay, metric.state.values - values, 0))
+        moved = eqx.tree_at(lambda s: s.values, moved, jnp.where(stay, values + back, values))
         stats = {"newton_steps": end.count, "linear_steps": end.linear}
-        return JKOStep(moved, jnp.where(stay, 0, distance), end.residual, converged, None, stats)
+        distance = distance - jax.lax.stop_gradient(jnp.where(stay, distance, 0))
+        return JKOStep(moved, distance, end.residual, converged, None, stats)
 
 
 class _Point(NamedTuple):
@@ -295,8 +306,7 @@ def _newton_step(problem: _Problem, scales: _Scales, p: _Point) -> _Point:
     unsolved = jnp.minimum(0.3 * p.equations * problem.mean * scales.height, p.barrier)
     barrier = jnp.maximum(jnp.maximum(_KEPT * average, scales.floor), unsolved)
     # The pressures are eliminated, then the density.
-    curvature = system.curvature + p.below / p.values + p.above / room
-    give = jnp.where(inside, 1 / curvature, 0)
+    give = _give(problem, system, p)
     push = barrier / p.values - p.below - (barrier / room - p.above if problem.bounded else 0)
     dual = jnp.where(inside, -(system.dual + push), 0)
     potential_change, steps = _potential_change(problem, system, give, dual)
@@ -337,8 +347,10 @@ def _newton_step(problem: _Problem, scales: _Scales, p: _Point) -> _Point:
     )
 
 
-def _potential_change(problem: _Problem, system: _System, give: Array, dual: Array) -> tuple[Array, Count]:
-    r"""$\delta\psi$. With $\nu_{ij}$ the rate from i to j and $o_i = 1 + \sum_j\nu_{ij}$, a cell i contributes to
+def _elliptic(problem: _Problem, system: _System, give: Array) -> tuple[Transport, Elliptic, Hierarchy]:
+    r"""A, $\tau L$ and the levels of an elliptic operator near $AH^{-1}A^\top + \tau L$.
+
+    With $\nu_{ij}$ the rate from i to j and $o_i = 1 + \sum_j\nu_{ij}$, a cell i contributes to
     $\langle\psi, AH^{-1}A^\top\psi\rangle$ the square $H_i^{-1}(\psi_i + \sum_j\nu_{ij}(\psi_i - \psi_j))^2$; with one
     j it is $H_i^{-1}(o_i\psi_i^2 - \nu_{ij}\psi_j^2 + \nu_{ij}o_i(\psi_i - \psi_j)^2)$.
     """
@@ -353,6 +365,43 @@ def _potential_change(problem: _Problem, system: _System, give: Array, dual: Arr
     )
     diagonal = jnp.where(problem.inside, jnp.maximum(apply(carry, give), give), 0)
     levels = hierarchy(Elliptic(diagonal, faces), problem.state.grid.spacing)
+    return carry, diffuse, levels
+
+
+def _differentiable(problem: _Problem, end: _Point) -> _Point:
+    """The same point, with the derivative of the saddle point."""
+
+    def point(stacked: Array) -> _Point:
+        values, potential = stacked
+        # By complementarity, with μ as it is at the end.
+        below = end.below * end.values / values
+        above = end.above * problem.room(end.values) / problem.room(values)
+        return end._replace(values=values, potential=potential, below=below, above=above)
+
+    def equations(stacked: Array) -> Array:
+        system = problem.system(point(stacked))
+        return jnp.stack([system.dual, system.mass])
+
+    def precondition(right: Array) -> Array:
+        system = problem.system(end)
+        give = _give(problem, system, end)
+        carry, _, levels = _elliptic(problem, system, give)
+        potential = v_cycle(levels, right[1] + apply(carry, give * right[0]))
+        return jnp.stack([give * (_transposed(system, potential) - right[0]), potential])
+
+    found = saddle_point(equations, jnp.stack([end.values, end.potential]), problem.inside, precondition)
+    return point(found)
+
+
+def _give(problem: _Problem, system: _System, p: _Point) -> Array:
+    r"""The reciprocal of H, but for its nonlocal terms."""
+    curvature = system.curvature + p.below / p.values + p.above / problem.room(p.values)
+    return jnp.where(problem.inside, 1 / curvature, 0)
+
+
+def _potential_change(problem: _Problem, system: _System, give: Array, dual: Array) -> tuple[Array, Count]:
+    r"""$\delta\psi$."""
+    carry, diffuse, levels = _elliptic(problem, system, give)
 
     def product(vector: Array) -> Array:
         return apply(carry, give * _transposed(system, vector)) + apply(diffuse, vector)
