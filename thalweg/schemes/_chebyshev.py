@@ -78,8 +78,8 @@ class SymmetricGenerator(NamedTuple):
 
 
 # Steps of the recurrence that follow each other over the row, and the cells of a block: what seven arrays hold of a
-# block and its tail is 0.8 MB for rows of 1024 cells. Half or twice of these is slower or no faster, in one, two and
-# three dimensions. A multiple of three, after which the arrays have changed places in a circle.
+# block and its tail is 0.8 MB for rows of 1024 cells. Half or twice of these is no faster there. A multiple of three,
+# after which the arrays have changed places in a circle.
 _DEPTH, _BLOCK = 6, 8192
 
 
@@ -106,7 +106,6 @@ def exponential(
 ) -> Array:
     r"""$e^{-tA}u$ for the values $u$ on the cells, to `tolerance` relative to the norm of $u$."""
     z = argument_of(generator, duration, links)
-
     whole = functools.partial(_clenshaw, tolerance=tolerance, row=_Row.whole(values.shape, links))
     in_blocks = functools.partial(_clenshaw, tolerance=tolerance, row=_Row.in_blocks(values.shape, links))
     return jax.lax.platform_dependent(generator, duration / z, z, values, cpu=in_blocks, default=whole)
