@@ -7,7 +7,7 @@ $\bar q$ of $q^+$ becomes $-\lambda^\top \partial_\theta G$ with the adjoint
 $$(\partial_q G)^\top\lambda = \bar q,$$
 
 solved by BiCGStab with the transposed multigrid cycle. That is about the work of one Newton step, and only $q^+$ is
-kept. Whether faces go upwind and whether an upwind switch is on are constants of the derivative.
+kept. Whether it was solved with upstream densities is a constant.
 
 A derivative whose equation is not solved to a relative residual of 1e-6 is NaN: no number rather than a wrong one.
 """
