@@ -129,7 +129,6 @@ if TYPE_CHECKING:
     from thalweg.schemes import GaussNewton as GaussNewton
     from thalweg.schemes import GradientRestart as GradientRestart
     from thalweg.schemes import ImplicitFiniteVolume as ImplicitFiniteVolume
-    from thalweg.schemes import KantorovichNewton as KantorovichNewton
     from thalweg.schemes import Krylov as Krylov
     from thalweg.schemes import Langevin as Langevin
     from thalweg.schemes import LearntDiagonal as LearntDiagonal
@@ -138,6 +137,7 @@ if TYPE_CHECKING:
     from thalweg.schemes import LineJKO as LineJKO
     from thalweg.schemes import MirrorMomentum as MirrorMomentum
     from thalweg.schemes import Momentum as Momentum
+    from thalweg.schemes import MongeAmpereJKO as MongeAmpereJKO
     from thalweg.schemes import NesterovDamping as NesterovDamping
     from thalweg.schemes import Newton as Newton
     from thalweg.schemes import NewtonBall as NewtonBall
@@ -309,7 +309,7 @@ _PUBLIC = {
         "ForwardBackward",
         "GaussNewton",
         "GradientRestart",
-        "KantorovichNewton",
+        "MongeAmpereJKO",
         "Krylov",
         "Langevin",
         "LearntDiagonal",

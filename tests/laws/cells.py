@@ -249,7 +249,7 @@ def schemes() -> dict[str, Any]:
         "proximal by lbfgs": tw.Proximal(0.05, tw.QuasiNewton()),
         "jko on the line": tw.Proximal(0.05, tw.LineJKO()),
         "jko by back and forth": tw.Proximal(0.05, tw.BackAndForth()),
-        "jko by newton on the dual": tw.Proximal(0.05, tw.KantorovichNewton()),
+        "jko by monge and ampere": tw.Proximal(0.05, tw.MongeAmpereJKO()),
         "linearised jko": tw.Proximal(0.05, tw.LinearisedJKO()),
         "continuous": tw.Continuous(0.05),
         "continuous by ode": tw.Continuous(0.05, tw.ODESolver(diffrax_solver())),

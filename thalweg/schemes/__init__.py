@@ -32,9 +32,9 @@ from thalweg.schemes._restart import GradientRestart as GradientRestart
 from thalweg.schemes._restart import SpeedRestart as SpeedRestart
 from thalweg.schemes._transport_reaction import TransportReactionSplitting as TransportReactionSplitting
 from thalweg.schemes.proximal_solvers import BackAndForth as BackAndForth
-from thalweg.schemes.proximal_solvers import KantorovichNewton as KantorovichNewton
 from thalweg.schemes.proximal_solvers import LinearisedJKO as LinearisedJKO
 from thalweg.schemes.proximal_solvers import LineJKO as LineJKO
+from thalweg.schemes.proximal_solvers import MongeAmpereJKO as MongeAmpereJKO
 from thalweg.schemes.proximal_solvers import Newton as Newton
 from thalweg.schemes.proximal_solvers import NewtonBall as NewtonBall
 from thalweg.schemes.proximal_solvers import QuasiNewton as QuasiNewton

@@ -56,10 +56,10 @@ class Conjugate(eqx.Module):
             return self.scale * density * jnp.log(jnp.maximum(density, jnp.finfo(density.dtype).tiny))
         return self.scale * density**self.exponent / (self.exponent - 1)
 
-    def derivative(self, density: Array) -> Array:
-        """e'(q); at an empty cell of an entropy, that of a very small density."""
+    def derivative(self, density: Array, least: float = 1e-14) -> Array:
+        """e'(q); for an entropy, of no less than `least` of the largest density."""
         if self.exponent is None:
-            return self.scale * (jnp.log(jnp.maximum(density, 1e-14 * jnp.max(density))) + 1)
+            return self.scale * (jnp.log(jnp.maximum(density, least * jnp.max(density))) + 1)
         m = self.exponent
         return self.scale * (m / (m - 1)) * density ** (m - 1)
 

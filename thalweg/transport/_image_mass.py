@@ -1,0 +1,209 @@
+r"""The density $(X^{-1})_\#q$ that $X = y + \tau\nabla f$ carries to the cells of a plane grid, and its derivative.
+
+The mass of a cell is that of $q$ in the cell's image, a quadrangle whose sides it shares with its neighbours, so that
+none is lost. With $\Psi$ the mass to the lower left of a point, Green's formula makes it a sum over the sides
+$\int\partial_2\Psi\,dx_2$, each the difference of $\Psi$ between the side's ends, taken at the $x_1$ of its middle; and
+the same with the axes exchanged, of which the mean is taken. A side moves along its normal by the slope of $f$ between
+the two cells beside it, and its ends by the mean of two such slopes: $f$ has no mode of alternating signs that X does
+not see.
+
+Within a cell $q$ is linear, with slopes that are limited so that it stays positive and no new extremum is made. With
+constants instead, what arrives has an error of first order with the sign of the map's place between the cells. At rest
+the carried density is $q$ itself, to rounding.
+
+The derivative by $f$ is a sum over the same sides of $\partial\Psi$ times the moves, which costs no look-up once the
+$\partial\Psi$ are known. It is $-\tau\nabla\cdot(q(X)\operatorname{cof}(DX)\nabla)$: elliptic while X is monotone.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from thalweg._types import Array, ScalarLike
+from thalweg.states import Grid, open_faces
+
+
+class MassTable(NamedTuple):
+    r"""$\Psi$ at the corners of the cells, and the sums along rows (columns) of the slopes along columns (rows)."""
+
+    below: Array
+    first: Array
+    second: Array
+
+
+class Moves(NamedTuple):
+    """How far, in cells, sides move along their normals, and corners and the middles of sides along each axis.
+
+    `normal[a]` has one more entry than the grid along axis a, `corner[a]` along both, `middle[a]` along the other.
+    """
+
+    normal: tuple[Array, Array]
+    corner: tuple[Array, Array]
+    middle: tuple[Array, Array]
+
+
+class Sensitivity(NamedTuple):
+    r"""Differences of $\partial\Psi$ over the ends of the sides, and its values there: (over, at the end, at the
+    start), for the sides normal to the first axis by both forms, and for those normal to the second.
+    """
+
+    across_first: tuple[Array, Array, Array]
+    along_first: tuple[Array, Array, Array]
+    across_second: tuple[Array, Array, Array]
+    along_second: tuple[Array, Array, Array]
+
+
+def mass_table(values: Array, grid: Grid) -> MassTable:
+    """The table of a density. On a periodic axis it goes on for half a period to both sides."""
+    values = jnp.pad(values, [(margin, margin) for margin in _margins(grid)], mode="wrap")
+    slopes = [_limited(values, axis) for axis in (0, 1)]
+    largest = jnp.abs(slopes[0]) + jnp.abs(slopes[1])
+    share = jnp.minimum(1, 2 * values / jnp.where(largest > 0, largest, 1))
+    below = jnp.pad(jnp.cumsum(jnp.cumsum(values, 0), 1), ((1, 0), (1, 0)))
+    first = jnp.pad(jnp.cumsum(share * slopes[0], 1), ((0, 1), (1, 0)))
+    second = jnp.pad(jnp.cumsum(share * slopes[1], 0), ((1, 0), (0, 1)))
+    return MassTable(below, first, second)
+
+
+def moves(potential: Array, grid: Grid, step_size: ScalarLike) -> Moves:
+    r"""$\tau\nabla f$ in cells; nothing goes through a wall. Linear in `potential`."""
+    normal, corner, middle = [], [], []
+    for axis in (0, 1):
+        other = 1 - axis
+        slope = jnp.diff(_surrounded(potential, axis, grid), axis=axis) * (step_size / grid.spacing[axis] ** 2)
+        normal.append(slope)
+        corner.append(_mean(_surrounded(slope, other, grid), other))
+        middle.append(_mean(corner[-1], axis))
+    return jax.lax.optimization_barrier(Moves(tuple(normal), tuple(corner), tuple(middle)))
+
+
+def carried(table: MassTable, moved: Moves, grid: Grid) -> Array:
+    """The density that arrives in each cell."""
+    return _sums(jax.lax.map(lambda place: _look_up(table, *place)[0], _places(moved, grid)), grid)
+
+
+def carried_and_sensitivity(table: MassTable, moved: Moves, grid: Grid) -> tuple[Array, Sensitivity]:
+    """The density that arrives in each cell, and what its derivative takes."""
+    values, by_first, by_second = jax.lax.map(lambda place: _look_up(table, *place), _places(moved, grid))
+    a, b = _unstacked(by_first, grid), _unstacked(by_second, grid)
+    sensitivity = Sensitivity(
+        (a[1] - a[0], b[1], b[0]),
+        (a[3] - a[2], b[3], b[2]),
+        (b[5] - b[4], a[5], a[4]),
+        (b[7] - b[6], a[7], a[6]),
+    )
+    return _sums(values, grid), sensitivity
+
+
+def varied(sensitivity: Sensitivity, change: Moves) -> Array:
+    """The derivative of the density that arrives, for a change of the moves."""
+    (n0, n1), (c0, c1), (m0, m1) = change
+    over, end, start = sensitivity.across_first
+    right = over * n0 + end * _after(c1, 1) - start * _before(c1, 1)
+    over, end, start = sensitivity.along_first
+    top = over * m0 + end * _after(c1, 0) - start * _before(c1, 0)
+    over, end, start = sensitivity.across_second
+    top = over * n1 + end * _after(c0, 0) - start * _before(c0, 0) - top
+    over, end, start = sensitivity.along_second
+    right = right - (over * m1 + end * _after(c0, 1) - start * _before(c0, 1))
+    return 0.5 * (jnp.diff(right, axis=0) + jnp.diff(top, axis=1))
+
+
+def conductances(sensitivity: Sensitivity, grid: Grid, step_size: ScalarLike) -> tuple[Array, Array]:
+    """What passes between each cell and the next one for a unit difference of f: the diagonal of the tensor, as faces
+    of an operator on cells (the last one wraps).
+    """
+    faces = []
+    for axis, (over, _, _) in enumerate((sensitivity.across_first, sensitivity.across_second)):
+        face = _after(jnp.maximum(over, 0), axis) * (step_size / grid.spacing[axis] ** 2)
+        face = jnp.where(open_faces(grid, axis), face, 0)
+        faces.append(face)
+    return faces[0], faces[1]
+
+
+def _margins(grid: Grid) -> list[int]:
+    return [(n + 1) // 2 if grid.is_periodic(axis) else 0 for axis, n in enumerate(grid.shape)]
+
+
+def _limited(values: Array, axis: int) -> Array:
+    """Slopes in a cell: the central one, at most twice either one-sided one, zero at an extremum and at a border."""
+    steps = jnp.diff(jnp.pad(values, [(1, 1) if a == axis else (0, 0) for a in (0, 1)], mode="edge"), axis=axis)
+    left, right = _before(steps, axis), _after(steps, axis)
+    size = jnp.minimum(0.5 * jnp.abs(left + right), 2 * jnp.minimum(jnp.abs(left), jnp.abs(right)))
+    return jnp.where(left * right > 0, jnp.sign(left) * size, 0)
+
+
+def _places(moved: Moves, grid: Grid) -> tuple[Array, Array]:
+    """The eight families of points at which Ψ is looked up, stacked: their coordinates in the table, in cells."""
+    rows, columns = grid.shape
+    below, left = _margins(grid)
+    dtype = moved.normal[0].dtype
+    at_rows = below + jnp.arange(rows + 1, dtype=dtype)[:, None]
+    at_columns = left + jnp.arange(columns + 1, dtype=dtype)[None, :]
+    n0, n1 = moved.normal[0] + at_rows, moved.normal[1] + at_columns
+    c0, c1 = moved.corner[0] + at_rows, moved.corner[1] + at_columns
+    m0, m1 = moved.middle[0] + at_rows[:-1] + 0.5, moved.middle[1] + at_columns[:, :-1] + 0.5
+    points = [
+        *((n0, _before(c1, 1)), (n0, _after(c1, 1)), (m0, _before(c1, 0)), (m0, _after(c1, 0))),
+        *((_before(c0, 0), n1), (_after(c0, 0), n1), (_before(c0, 1), m1), (_after(c0, 1), m1)),
+    ]
+    full = lambda x: jnp.pad(x, ((0, rows + 1 - x.shape[0]), (0, columns + 1 - x.shape[1])))  # noqa: E731
+    return jnp.stack([full(x) for x, _ in points]), jnp.stack([full(y) for _, y in points])
+
+
+def _unstacked(found: Array, grid: Grid) -> list[Array]:
+    rows, columns = grid.shape
+    return [part[:, :columns] if k in (0, 1, 6, 7) else part[:rows] for k, part in enumerate(found)]
+
+
+def _sums(found: Array, grid: Grid) -> Array:
+    """From Ψ at the points to the mass of each cell's image."""
+    v = _unstacked(found, grid)
+    right, top = v[1] - v[0] - (v[7] - v[6]), v[5] - v[4] - (v[3] - v[2])
+    return 0.5 * (jnp.diff(right, axis=0) + jnp.diff(top, axis=1))
+
+
+def _look_up(table: MassTable, first: Array, second: Array) -> tuple[Array, Array, Array]:
+    """Ψ and its two derivatives; a point outside is taken at the wall, wherever it goes."""
+    rows, columns = table.below.shape
+    moves_first = (first >= 0) & (first <= rows - 1)
+    moves_second = (second >= 0) & (second <= columns - 1)
+    first, second = jnp.clip(first, 0, rows - 1), jnp.clip(second, 0, columns - 1)
+    i, j = jnp.clip(jnp.floor(first), 0, rows - 2), jnp.clip(jnp.floor(second), 0, columns - 2)
+    u, v = first - i, second - j
+    at = i.astype(jnp.int32) * columns + j.astype(jnp.int32)
+
+    def entries(array: Array, *offsets: int) -> list[Array]:
+        flat = array.reshape(-1)
+        return [flat.at[at + k].get(mode="promise_in_bounds") for k in offsets]
+
+    here, right, up, both = entries(table.below, 0, 1, columns, columns + 1)
+    slope, slope_right = entries(table.first, 0, 1)
+    tilt, tilt_up = entries(table.second, 0, columns)
+    by_second = right - here
+    bend = both - up - by_second
+    by_first = up - here + bend * v
+    row, column = slope + (slope_right - slope) * v, tilt + (tilt_up - tilt) * u
+    bump, swell = 0.5 * u * (u - 1), 0.5 * v * (v - 1)
+    value = here + by_second * v + by_first * u + bump * row + swell * column
+    by_first = by_first + (u - 0.5) * row + swell * (tilt_up - tilt)
+    by_second = by_second + bend * u + bump * (slope_right - slope) + (v - 0.5) * column
+    return value, jnp.where(moves_first, by_first, 0), jnp.where(moves_second, by_second, 0)
+
+
+def _surrounded(values: Array, axis: int, grid: Grid) -> Array:
+    mode = "wrap" if grid.is_periodic(axis) else "edge"
+    return jnp.pad(values, [(1, 1) if a == axis else (0, 0) for a in (0, 1)], mode=mode)
+
+
+def _mean(values: Array, axis: int) -> Array:
+    return 0.5 * (_before(values, axis) + _after(values, axis))
+
+
+def _before(values: Array, axis: int) -> Array:
+    return jax.lax.slice_in_dim(values, 0, values.shape[axis] - 1, axis=axis)
+
+
+def _after(values: Array, axis: int) -> Array:
+    return jax.lax.slice_in_dim(values, 1, values.shape[axis], axis=axis)
