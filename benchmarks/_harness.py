@@ -24,6 +24,8 @@ RESULTS = Path(__file__).parent / "results"
 WORKER_ENVIRONMENT = {
     "JAX_ENABLE_X64": "1",
     "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
+    # What XLA's pool of threads on a CPU is sized by; the flag above does not reach it.
+    "NPROC": "1",
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",

@@ -14,6 +14,7 @@ the Newton direction up to $(I + \tau D^2f)^{-1}$, by conjugate gradients and mu
 from typing import Any, NamedTuple
 
 import equinox as eqx
+import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 
@@ -61,6 +62,9 @@ class _Carry(NamedTuple):
     least: Scalar
     idle: Count
     count: Count
+
+
+_NO_DERIVATIVE = "`BackAndForth` has no derivative: use `solver=tw.LinearisedJKO()`, which has."
 
 
 class BackAndForth(AbstractJKOSolver):
@@ -126,7 +130,11 @@ class BackAndForth(AbstractJKOSolver):
         structure = decompose(energy)
         cells = sum(h**2 for h in state.grid.spacing) / step_size
         internal = Conjugate.of(structure, 0.25 * cells)
-        problem = _Problem(state.values, state.on_cells(structure.potential_value), internal, step_size, state.grid)
+        problem = eqxi.nondifferentiable(
+            _Problem(state.values, state.on_cells(structure.potential_value), internal, step_size, state.grid),
+            msg=_NO_DERIVATIVE,
+        )
+        state, step_size = eqx.tree_at(lambda s: s.values, state, problem.values), problem.step_size
         end = jax.lax.stop_gradient(self._maximise(problem, self._starts(problem, structure, state, memory)))
         density = problem.with_mass(end.point)
         # A density at rest is kept: F of one recomputed would differ in the last digits, and may rise by as much.

@@ -10,6 +10,7 @@ Euler step is start enough, and from there on grids that are four times finer ea
 from typing import Any, NamedTuple
 
 import equinox as eqx
+import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 
@@ -42,6 +43,9 @@ _OF_CELLS = 0.1
 _TAIL = 1e-3
 # It goes on to this part of the tolerance where it can.
 _BELOW = 1e-3
+
+
+_NO_DERIVATIVE = "`MongeAmpereJKO` has no derivative: use `solver=tw.LinearisedJKO()`, which has."
 
 
 class MongeAmpereJKO(AbstractJKOSolver):
@@ -107,7 +111,10 @@ class MongeAmpereJKO(AbstractJKOSolver):
         assert isinstance(metric, GridMetric)
         state = metric.state
         structure = decompose(energy)
-        level = _Level.of(structure, state, jnp.asarray(step_size, state.values.dtype))
+        level = eqxi.nondifferentiable(
+            _Level.of(structure, state, jnp.asarray(step_size, state.values.dtype)), msg=_NO_DERIVATIVE
+        )
+        state, step_size = level.state, level.step_size
         found, equation, blurred = jax.lax.stop_gradient(self._on_nested_grids(structure, level))
         point = found.point
         density = _with_mass(point, equation)
