@@ -26,6 +26,7 @@ def assert_matches_differences(loss_and_slope, point, step=1e-4):
         assert abs(float(slope[number]) - expected) <= 1e-6 * abs(expected), (number, float(slope[number]), expected)
 
 
+@pytest.mark.slow
 def test_a_parameter_of_the_potential_and_the_scale_of_a_porous_medium_are_fitted_to_two_snapshots():
     # 80 cells: the transposed multigrid has a level.
     grid = tw.Grid(-1.0, 1.0, 80)
@@ -64,6 +65,7 @@ def test_entropy_interaction_and_the_energy_dissipated_over_several_substeps_of_
     assert_matches_differences(loss, np.array([0.8, 0.3, 1.0]))
 
 
+@pytest.mark.slow
 def test_a_front_that_enters_a_vacuum_with_limited_steps_of_order_two():
     grid = tw.Grid(-1.0, 1.0, 30)
     start = tw.GridDensity.from_function(lambda x: jnp.maximum(0.2 - (x[0] - 0.2) ** 2, 0), grid)
