@@ -88,7 +88,7 @@ def test_a_disc_with_a_jump_moves_by_many_cells_and_lands_where_a_finer_grid_put
     coarse, fine = (flowed(energy, disc(n), step, 2) for n in (64, 128))
     for path in (coarse, fine):
         assert_lawful(path, step)
-        assert float(path.measurements["softened"][1]) > 0.1
+        assert float(path.measurements["softened"][1]) > 0.05
         values = path.state_at(1).values
         np.testing.assert_allclose(values, values[::-1, ::-1], atol=1e-4)
         assert 9.5 < float(jnp.max(values)) < 10.5
@@ -100,9 +100,9 @@ def test_a_disc_with_a_jump_moves_by_many_cells_and_lands_where_a_finer_grid_put
 def test_mass_that_is_driven_to_a_wall_stays_in_the_box_and_goes_around_a_torus():
     start = tw.GridDensity.from_function(lambda x: jnp.maximum(0.15**2 - jnp.sum((x - 0.5) ** 2), 0), square(48))
     energy = tw.PotentialEnergy(lambda x: 3 * x[0]) + 0.05 * tw.PorousMedium(2.0)
-    path = flowed(energy, start, 0.05, 3)
-    assert_lawful(path, 0.05)
-    assert float(path.final.state.mean()[0]) < 0.25
+    path = flowed(energy, start, 0.02, 8)
+    assert_lawful(path, 0.02)
+    assert float(path.final.state.mean()[0]) < 0.2
     # On a torus a density and its flow can be moved by any number of cells.
     torus = square(32, tw.Periodic())
     bump = lambda x: 1 + 0.9 * jnp.cos(2 * jnp.pi * x[0]) * jnp.cos(2 * jnp.pi * x[1])  # noqa: E731
@@ -155,7 +155,7 @@ def test_only_jumps_that_move_are_softened():
     grid = square(n)
     disc = jnp.asarray(averaged(n, lambda r2: (r2 < 0.04) * 1.0))
     cone = jnp.asarray(averaged(n, lambda r2: np.maximum(1 - r2 / 0.04, 0)))
-    away, still = jnp.full((n, n), 5.0), jnp.zeros((n, n))
+    away, still = jnp.full((n, n), 12.0), jnp.zeros((n, n))
     np.testing.assert_array_equal(softened(disc, still, grid), disc)
     np.testing.assert_array_equal(softened(cone, away, grid), cone)
     soft = softened(disc, away, grid)
@@ -189,6 +189,7 @@ def test_a_plane_is_filled_by_itself_and_nearly_symmetric_equations_are_solved()
         (tw.PotentialEnergy(lambda x: jnp.sum(x**2)), "plus one of"),
         (tw.Entropy() + tw.PorousMedium(2.0), "plus one of"),
         (tw.PorousMedium(0.5), "m > 1"),
+        (tw.Entropy() + tw.Congestion(3.0), "plus one of"),
         (tw.Congestion(3.0) + tw.PotentialEnergy(lambda x: jnp.sum(x**2)), "plus one of"),
         (tw.Entropy() + tw.InteractionEnergy(lambda z: jnp.sum(z**2)), "LinearisedJKO"),
     ],
@@ -197,3 +198,33 @@ def test_what_it_cannot_take_is_said_before_anything_is_compiled(energy, word):
     q0 = tw.GridDensity.normalised(jnp.ones((8, 8)), square(8))
     with pytest.raises(tw.UnsupportedCombination, match=word):
         flowed(energy, q0, 0.1)
+
+
+def test_what_moves_by_a_millionth_of_the_mass_moves():
+    grid, step, rate = square(24), 0.05, 1e-3
+    wave = jnp.cos(jnp.pi * grid.centres[..., 0])
+    q0 = tw.GridDensity.normalised(1 + 1e-3 * wave, grid)
+    path = flowed(rate * tw.Entropy(), q0, step, 4)
+    left = float(jnp.sum((path.final.state.values - 1) * wave) / jnp.sum((q0.values - 1) * wave))
+    # Of the heat equation to second order in h, and of the step to first: 0.2 % of what moved was measured.
+    np.testing.assert_allclose(1 - left, 1 - (1 + step * rate * np.pi**2) ** -4, rtol=0.01)
+
+
+def test_a_crowd_stays_below_its_ceiling_with_its_mass():
+    energy = tw.PotentialEnergy(lambda x: 4 * x[0]) + 0.05 * tw.PorousMedium(2.0) + tw.Congestion(1.5)
+    start = tw.GridDensity.from_function(lambda x: 1 + 0.2 * jnp.cos(jnp.pi * x[0]), square(24))
+    path = flowed(energy, start, 0.05)
+    assert_lawful(path, 0.05)
+    assert 1.49 < float(jnp.max(path.final.state.values)) <= 1.5
+
+
+def test_a_derivative_is_refused_in_words():
+    q0 = tw.GridDensity.normalised(jnp.ones((16, 16)), square(16))
+
+    def mean(slope):
+        energy = tw.PotentialEnergy(lambda x: slope * x[0]) + 0.1 * tw.Entropy()
+        scheme = tw.Proximal(0.05, solver=tw.MongeAmpereJKO())
+        return tw.rollout(energy, q0, geometry=W2, scheme=scheme, num_steps=1).final.state.mean()[0]
+
+    with pytest.raises(RuntimeError, match="has no derivative"):
+        jax.grad(mean)(1.0)

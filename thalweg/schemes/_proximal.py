@@ -67,8 +67,8 @@ class Proximal(AbstractScheme):
         before, after = energy(state), energy(moved)
         rounding = 64 * jnp.finfo(before.dtype).eps * (jnp.abs(before) + 1)
         certified = after + distance / (2 * alpha) <= before + rounding
-        result = RESULTS.where(converged, RESULTS.successful, RESULTS.inner_solver_failed)
-        result = RESULTS.where(certified, result, RESULTS.energy_increased)
+        result = RESULTS.where(certified, RESULTS.successful, RESULTS.energy_increased)
+        result = RESULTS.where(converged, result, RESULTS.inner_solver_failed)
         if isinstance(state, GridDensity):
             unresolved = resolution_of(decompose(energy), state, moved)
             result = RESULTS.where(result == RESULTS.successful, unresolved, result)

@@ -3,7 +3,7 @@ r"""Softer jumps of a density, where a map moves them by more than a cell.
 Where mass spreads from a jump, the map of the target is flat: many cells have their image within one cell at the jump,
 and which of them are full depends on a hundredth of a cell. The equation for the map is then as hard as the jump is
 sharp, and its solution no better for it, as the grid knows the place of the jump to a cell only. Made some cells wide,
-the jump costs an error of the same order, and the map is smooth.
+the jump costs an error of the same order, and the map is smooth. A jump that moves by a few cells only stays as it is.
 
 A jump is a difference of neighbours of a good part of the largest density, and several times larger than those two
 cells further on both sides together: no tail is one, and no front that is some cells wide.
@@ -20,7 +20,7 @@ _LARGER, _LEAST = 4.0, 0.3
 # Averages with the neighbours: each widens by half a cell squared.
 _PASSES = 6
 # Jumps that move by less than the first number of cells stay as they are, from the second on they are softened whole.
-_STAYS, _MOVES = 0.5, 2.5
+_STAYS, _MOVES = 3.0, 12.0
 
 
 def softened(values: Array, way: Array, grid: Grid) -> Array:

@@ -19,6 +19,8 @@ from thalweg.transport._c_transform import c_transform
 
 # A vertex further than this from its cell is not the parabola's to tell.
 _FURTHEST = 0.75
+# How an axis goes on beyond its ends.
+_MODES = {False: "edge", True: "wrap"}
 
 
 def between_cells(values: Array, grid: Grid, step_size: ScalarLike) -> Array:
@@ -35,11 +37,14 @@ def between_cells(values: Array, grid: Grid, step_size: ScalarLike) -> Array:
     slopes, curvatures = [], []
     for axis in range(dim):
         stiffness = grid.spacing[axis] ** 2 / step_size
-        gap = (found.argmin[axis] - index[axis]).astype(values.dtype) * stiffness
-        forward = jnp.diff(_mirrored(values, axis), axis=axis)
+        steps, n, mode = found.argmin[axis] - index[axis], shape[axis], _MODES[grid.is_periodic(axis)]
+        if grid.is_periodic(axis):
+            steps = (steps + n // 2) % n - n // 2
+        gap = steps.astype(values.dtype) * stiffness
+        forward = jnp.diff(_surrounded(values, axis, mode), axis=axis)
         before, after = _parts(forward, axis)
         bend = after - before
-        below, above = _neighbours(bend, axis)
+        below, above = _neighbours(bend, axis, mode)
         left = gap + (before + 0.5 * below).reshape(-1)[flat]
         right = gap + (after - 0.5 * above).reshape(-1)[flat]
         down, up = left > 0, (right < 0) & (left <= 0)
@@ -47,7 +52,7 @@ def between_cells(values: Array, grid: Grid, step_size: ScalarLike) -> Array:
         bent = jnp.where(down, below.reshape(-1)[flat], above.reshape(-1)[flat])
         curvatures.append(jnp.maximum(stiffness + bent, 0.1 * stiffness))
     if dim == 2:
-        mixed = _mixed(values).reshape(-1)[flat]
+        mixed = _mixed(values, grid).reshape(-1)[flat]
         # Of a positive matrix, and none where one of the two rests at a kink.
         bound = 0.9 * jnp.sqrt(curvatures[0] * curvatures[1])
         mixed = jnp.where((slopes[0] == 0) | (slopes[1] == 0), 0, jnp.clip(mixed, -bound, bound))
@@ -73,7 +78,7 @@ def carried(values: Array, potential: Array, grid: Grid, step_size: ScalarLike) 
     maps = []
     for axis in range(2):
         other = 1 - axis
-        padded = _mirrored(_mirrored(potential, axis), other)
+        padded = _surrounded(_surrounded(potential, axis, "edge"), other, "edge")
         slope = jnp.diff(padded, axis=axis) / grid.spacing[axis] ** 2
         first, second = _parts(slope, other)
         n = grid.shape[axis]
@@ -108,8 +113,8 @@ def _bilinear(table: Array, first: Array, second: Array) -> Array:
     return low * (1 - u) + high * u
 
 
-def _mirrored(values: Array, axis: int) -> Array:
-    return jnp.pad(values, [(1, 1) if a == axis else (0, 0) for a in range(values.ndim)], mode="edge")
+def _surrounded(values: Array, axis: int, mode: str) -> Array:
+    return jnp.pad(values, [(1, 1) if a == axis else (0, 0) for a in range(values.ndim)], mode=mode)
 
 
 def _parts(values: Array, axis: int) -> tuple[Array, Array]:
@@ -119,13 +124,15 @@ def _parts(values: Array, axis: int) -> tuple[Array, Array]:
     return values[take(0, n - 1)], values[take(1, n)]
 
 
-def _neighbours(values: Array, axis: int) -> tuple[Array, Array]:
-    padded = _mirrored(values, axis)
+def _neighbours(values: Array, axis: int, mode: str) -> tuple[Array, Array]:
+    padded = _surrounded(values, axis, mode)
     n = padded.shape[axis]
     take = lambda a, b: tuple(slice(a, b) if k == axis else slice(None) for k in range(values.ndim))  # noqa: E731
     return padded[take(0, n - 2)], padded[take(2, n)]
 
 
-def _mixed(values: Array) -> Array:
-    padded = jnp.pad(values, 1, mode="edge")
+def _mixed(values: Array, grid: Grid) -> Array:
+    padded = values
+    for axis in (0, 1):
+        padded = _surrounded(padded, axis, _MODES[grid.is_periodic(axis)])
     return 0.25 * (padded[2:, 2:] - padded[2:, :-2] - padded[:-2, 2:] + padded[:-2, :-2])

@@ -7,6 +7,7 @@ it][thalweg.schemes.proximal_solvers._monge_ampere_newton]). A step is solved on
 Euler step is start enough, and from there on grids that are four times finer each.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -41,8 +42,11 @@ _RATIO = 2**_HALVINGS
 _OF_CELLS = 0.1
 # What is less than this part of the largest density is a tail.
 _TAIL = 1e-3
-# It goes on to this part of the tolerance where it can.
-_BELOW = 1e-3
+# It goes on to this part of the tolerance, or of what moves, where it can; a step may miss no more than this part of
+# what moves.
+_BELOW, _OF_THE_MOVE = 1e-3, 0.1
+# A start of which more must be softened is too coarse for its grid.
+_MOST_SOFTENED = 0.35
 
 
 _NO_DERIVATIVE = "`MongeAmpereJKO` has no derivative: use `solver=tw.LinearisedJKO()`, which has."
@@ -53,17 +57,19 @@ class MongeAmpereJKO(AbstractJKOSolver):
 
     $$q_t(y + \tau\nabla f)\,\det(I + \tau D^2f) = (e^*)'(f - V)$$
 
-    for a potential energy plus one of: an entropy; one porous medium energy with $m > 1$; either below a ceiling
+    for a potential energy plus one of: an entropy; one porous medium energy with $m > 1$, also below a ceiling
     ([`thalweg.Congestion`][]). Walls and periodic axes, no mask. Starts may have jumps and vacuum, and mass may move
     by many cells. Mass is exact, $q \ge 0$, and a density at rest is kept to rounding.
 
     **Arguments:** `tolerance`: the step has converged when the residual $\|q^+ - (X^{-1})_\#q_t\|_{L^1}$ is at most
-    this share of the mass; it goes on to a thousandth of it where it can; `max_steps`: of Newton's method on each grid.
+    this share of the mass, and a tenth of what moves; it goes on to a thousandth of either where it can;
+    `max_steps`: of Newton's method on each grid.
 
     `path.measurements` has the `residual`, the `duality_gap` (the cost of the plan less the dual by its transforms:
     either sign, to the error of the cells), `newton_steps` and `products` on the finest grid, and `softened`: where
-    $q_t$ jumps and its jumps move by more than a cell, they are made four cells wide for the map, by so much in $L^1$
-    as a share of the mass.
+    $q_t$ jumps and its jumps move by more than three cells, they are made four cells wide for the map, by so much in
+    $L^1$ as a share of the mass. The distance is that from the softened density then, too small by about the width of
+    the softening; a step that softens more than a third of the mass is a named failure.
 
     **Source:** Benamou, Carlier, Mérigot, Oudet, *Discretization of functionals involving the Monge–Ampère operator*
     (2016), for the equation of a JKO step; Loeper, Rapetti (2005) for Newton's method. The discretisation by images of
@@ -94,11 +100,12 @@ class MongeAmpereJKO(AbstractJKOSolver):
             )
         structure = decompose(energy)
         alone = structure.temperature is None and not structure.local
+        alone = alone or (structure.temperature is not None and structure.ceiling is not None)
         others = structure.interaction or structure.remainder or structure.proximable
         if others or alone or not Conjugate.serves(structure):
             return (
                 "`MongeAmpereJKO` needs a potential energy plus one of `tw.Entropy()` and `tw.PorousMedium(m)` with "
-                "m > 1,\nwith or without `tw.Congestion(c)`. Use `solver=tw.LinearisedJKO()` for other energies."
+                "m > 1,\nthe latter with or without `tw.Congestion(c)`. Use `solver=tw.LinearisedJKO()` for others."
             )
         return None
 
@@ -119,7 +126,8 @@ class MongeAmpereJKO(AbstractJKOSolver):
         point = found.point
         density = _with_mass(point, equation)
         # A density at rest is kept: F of one recomputed would differ in the last digits, and may rise by as much.
-        at_rest = jnp.sum(jnp.abs(density - state.values)) <= 1e-11 * jnp.sum(state.values)
+        would_move, rounding = level.would_move(), level.rounding
+        at_rest = would_move <= rounding
         moved = jnp.where(at_rest, state.values, density)
         distance = jnp.where(at_rest, 0, _cost(equation.moves(point.potential), moved, state.grid))
         volume, internal = state.grid.cell_volume, equation.internal
@@ -132,7 +140,9 @@ class MongeAmpereJKO(AbstractJKOSolver):
             "products": found.products,
             "softened": blurred,
         }
-        fine = point.residual <= self.tolerance
+        # What is left may be no more than a part of what moves.
+        allowed = jnp.minimum(self.tolerance, jnp.maximum(_OF_THE_MOVE * would_move, rounding))
+        fine = at_rest | ((point.residual <= allowed) & (blurred <= _MOST_SOFTENED))
         moved = eqx.tree_at(lambda s: s.values, state, moved)
         return JKOStep(moved, distance, point.residual, fine, memory, stats)
 
@@ -148,11 +158,8 @@ class MongeAmpereJKO(AbstractJKOSolver):
                 pressure = _refined(pressure, level.grid)
             start = level.potential + pressure
         equation, blurred = level.equation(start)
-        return (
-            equation.solved(equation.point(start), damping, _BELOW * self.tolerance, self.max_steps),
-            equation,
-            blurred,
-        )
+        goal = jnp.maximum(_BELOW * jnp.minimum(self.tolerance, level.would_move()), level.rounding)
+        return equation.solved(equation.point(start), damping, goal, self.max_steps), equation, blurred
 
 
 class _Level(NamedTuple):
@@ -176,8 +183,23 @@ class _Level(NamedTuple):
         """V + e'(q): the answer if it is constant."""
         return self.potential + self.internal.derivative(self.state.values)
 
+    def would_move(self) -> Scalar:
+        """The share of the mass that the density's own pressure would move: zero at rest."""
+        table, mass, none = (
+            mass_table(self.state.values, self.grid),
+            jnp.sum(self.state.values),
+            self.potential - jnp.inf,
+        )
+        own = Equation(table, mass, self.potential, none, self.internal, self.step_size, self.grid)
+        return own.point(self.own_pressure()).residual
+
+    @property
+    def rounding(self) -> float:
+        """What the sums of masses over the grid may be off by, as a share of the mass."""
+        return 64 * float(jnp.finfo(self.state.values.dtype).eps) * math.sqrt(self.grid.num_cells)
+
     def coarser(self) -> "_Level | None":
-        """With sixteen cells as one; none where that would be too coarse, or the cells do not divide."""
+        """With four cells as one; none where that would be too coarse, or the cells do not divide."""
         grid = self.grid
         if any(n % _RATIO or n // _RATIO < _COARSEST for n in grid.shape):
             return None
@@ -219,12 +241,17 @@ def _monotone(potential: Array, grid: Grid, step_size: Scalar) -> Array:
 
 
 def _with_mass(point: Point, equation: Equation) -> Array:
-    """The density of f, with the mass to rounding, below its ceiling."""
-    density, ceiling = point.density, equation.internal.ceiling
-    for _ in range(3):
-        # What is missing is shared out among the cells that have room; a ceiling leaves some, or nothing moves.
-        room = jnp.where(density < ceiling, density, 0)
-        density = jnp.minimum(density + room * ((equation.mass - jnp.sum(density)) / jnp.sum(room)), ceiling)
+    """The density of f, with the mass to rounding: what is too much is taken from all alike, what is missing is shared
+    out where there is room below the ceiling.
+    """
+    density, ceiling, mass = point.density, equation.internal.ceiling, equation.mass
+    for _ in range(2):
+        total = jnp.sum(density)
+        room = jnp.where(jnp.isfinite(ceiling), ceiling - density, density)
+        space = jnp.sum(room)
+        share = jnp.where(space > 0, (mass - total) / jnp.where(space > 0, space, 1), 0)
+        density = jnp.where(total > mass, density * (mass / total), density + room * share)
+        density = jnp.minimum(density, ceiling)
     return density
 
 
