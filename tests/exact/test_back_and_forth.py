@@ -60,15 +60,15 @@ def test_a_disc_with_a_jump_moves_by_many_cells_and_lands_where_a_finer_grid_put
     def disc(n):
         return tw.GridDensity.normalised(jnp.asarray(averaged(n, lambda r2: (r2 < 0.01) * 1.0)), square(n))
 
-    coarse, fine = (one_step(energy, disc(n), step) for n in (32, 64))
+    coarse, fine = (one_step(energy, disc(n), step) for n in (64, 128))
     for path in (coarse, fine):
         assert_lawful(path, step)
-        # It has a maximum of 32 at first; the symmetry is that of the problem.
+        # It has a maximum of 32 at first; the symmetry is that of the problem, to the tolerance of the step.
         values = path.final.state.values
         assert 9 < float(jnp.max(values)) < 11
-        np.testing.assert_allclose(values, values[::-1, ::-1], atol=0.02 * float(jnp.max(values)))
-    # First order in h where a start jumps: 9e-3 was measured between 64² and 256².
-    restricted = fine.final.state.values.reshape(32, 2, 32, 2).mean((1, 3))
+        assert float(jnp.mean(jnp.abs(values - values[::-1, ::-1]))) < 1e-2
+    # First order in h where a start jumps.
+    restricted = fine.final.state.values.reshape(64, 2, 64, 2).mean((1, 3))
     assert float(jnp.mean(jnp.abs(coarse.final.state.values - restricted))) < 0.03
 
 

@@ -9,7 +9,8 @@ import pytest
 
 import thalweg as tw
 from thalweg.energies import decompose
-from thalweg.schemes._implicit_volume import _value_and_size, implicit_euler
+from thalweg.schemes._implicit_euler import implicit_euler
+from thalweg.schemes._implicit_volume import _value_and_size
 
 W2 = tw.Wasserstein()
 BOWL = tw.PotentialEnergy(lambda x: 4 * jnp.sum(x**2) + 0.5 * jnp.sin(9 * x[0]))

@@ -9,7 +9,7 @@ import pytest
 
 import thalweg as tw
 from thalweg.energies import decompose
-from thalweg.schemes._implicit_volume import implicit_euler
+from thalweg.schemes._implicit_euler import implicit_euler
 from thalweg.schemes.proximal_solvers._linearised import LinearisedJKO
 
 W2 = tw.Wasserstein()

@@ -7,9 +7,9 @@ import pytest
 
 import thalweg as tw
 from thalweg.transport._filling import smoothly_filled
-from thalweg.transport._gcr import conjugate_residuals
 from thalweg.transport._image_mass import carried, carried_and_sensitivity, mass_table, moves, varied
 from thalweg.transport._jumps import softened
+from thalweg.transport._unsymmetric import conjugate_residuals
 
 W2 = tw.Wasserstein()
 

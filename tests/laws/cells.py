@@ -301,7 +301,7 @@ VARIANTS = {
     "jko on the line": [("line", "wasserstein")],
     # The last of them is the default on planes; the others have tests of their own, at sizes that suit them.
     "jko by back and forth": [],
-    "jko by newton on the dual": [],
+    "jko by monge and ampere": [],
     "linearised jko": [],
     "continuous by ode": [("matrix", "p norm"), ("circle", "wasserstein")],
     "continuous by exponentials": [("vector", "mahalanobis")],

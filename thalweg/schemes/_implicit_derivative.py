@@ -23,9 +23,10 @@ from thalweg._types import Array, Flag, Scalar
 from thalweg.energies import Decomposition
 from thalweg.geometries.wasserstein._grid import divergence
 from thalweg.schemes._detached import detached
-from thalweg.schemes._implicit_euler import Step, bicgstab, implicit_euler, linearised
+from thalweg.schemes._implicit_euler import Step, implicit_euler, linearised
 from thalweg.schemes._implicit_flux import fluxes_and_rates, least_density
 from thalweg.states import GridDensity
+from thalweg.transport._unsymmetric import bicgstab
 
 _GOAL = 1e-12
 _SOLVED = 1e-6

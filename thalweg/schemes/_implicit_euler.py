@@ -26,6 +26,7 @@ from thalweg.geometries.wasserstein._grid import difference, divergence, neighbo
 from thalweg.schemes._implicit_flux import Face, least_density, linearised_flux, nonlocal_variation
 from thalweg.states import GridDensity
 from thalweg.transport._multigrid import Transport, hierarchy, v_cycle
+from thalweg.transport._unsymmetric import bicgstab
 
 _MAX_NEWTON = 40
 _MAX_KRYLOV = 60
@@ -198,50 +199,3 @@ def linearised(
         return jnp.where(grid.mask, scale * v_cycle(levels, jnp.where(grid.mask, vector, 0)), vector)
 
     return Linearised(residual, product, precondition, rounding, jnp.max(outflow) - 1)
-
-
-class _Krylov(NamedTuple):
-    solution: Array
-    left: Array
-    direction: Array
-    image: Array
-    rho: Scalar
-    alpha: Scalar
-    omega: Scalar
-    count: Count
-
-
-def bicgstab(
-    product: Callable[[Array], Array],
-    precondition: Callable[[Array], Array],
-    right: Array,
-    tolerance: Scalar,
-    max_steps: int,
-) -> tuple[Array, Count]:
-    """BiCGStab from zero, preconditioned from the right (van der Vorst 1992)."""
-    norm = lambda vector: jnp.sqrt(jnp.sum(vector**2))  # noqa: E731
-    goal = tolerance * norm(right)
-
-    def quotient(a: Scalar, b: Scalar) -> Scalar:
-        some = jnp.abs(b) > jnp.finfo(right.dtype).tiny
-        return jnp.where(some, a / jnp.where(some, b, 1), 0)
-
-    def body(c: _Krylov) -> _Krylov:
-        rho = jnp.sum(right * c.left)
-        beta = quotient(rho, c.rho) * quotient(c.alpha, c.omega)
-        direction = c.left + beta * (c.direction - c.omega * c.image)
-        first = precondition(direction)
-        image = product(first)
-        alpha = quotient(rho, jnp.sum(right * image))
-        half = c.left - alpha * image
-        second = precondition(half)
-        turned = product(second)
-        omega = quotient(jnp.sum(turned * half), jnp.sum(turned**2))
-        solution = c.solution + alpha * first + omega * second
-        return _Krylov(solution, half - omega * turned, direction, image, rho, alpha, omega, c.count + 1)
-
-    one, zeros = jnp.ones((), right.dtype), jnp.zeros_like(right)
-    begin = _Krylov(zeros, right, zeros, zeros, one, one, one, jnp.zeros((), jnp.int32))
-    unfinished = lambda c: (norm(c.left) > goal) & (c.count < max_steps) & (c.rho != 0)  # noqa: E731
-    end = jax.lax.while_loop(unfinished, body, begin)
-    return end.solution, end.count

@@ -24,8 +24,6 @@ from thalweg.energies import AbstractEnergy, Decomposition, decompose
 from thalweg.geometries import AbstractGeometry
 from thalweg.geometries.wasserstein._grid import GridMetric
 from thalweg.schemes._grid_integrator import AbstractGridIntegrator, Advance
-from thalweg.schemes._implicit_euler import implicit_euler as implicit_euler
-from thalweg.schemes._implicit_flux import nonlocal_variation as nonlocal_variation
 from thalweg.schemes._second_order import composed_step
 from thalweg.states import GridDensity
 

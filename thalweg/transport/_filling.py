@@ -1,12 +1,12 @@
-r"""A function that is known on some cells of a grid, filled smoothly elsewhere: with the least $\\int(\\Delta f)^2$, so
+r"""A function that is known on some cells of a grid, filled smoothly elsewhere: with the least $\int(\Delta f)^2$, so
 that its slope goes on where the known cells end.
 """
 
 import jax.numpy as jnp
 
 from thalweg._types import Array
-from thalweg.states import Grid, open_faces, shifted, shifted_back
-from thalweg.transport._multigrid import conjugate_gradients
+from thalweg.states import Grid, open_faces
+from thalweg.transport._multigrid import Elliptic, apply, conjugate_gradients
 
 _MOST_STEPS, _TOLERANCE = 600, 1e-4
 
@@ -18,18 +18,13 @@ def smoothly_filled(values: Array, known: Array, grid: Grid) -> Array:
     what is known and what is not.
     """
 
-    def laplacian(u: Array) -> Array:
-        total = jnp.zeros_like(u)
-        for axis in range(grid.dim):
-            one = tuple(int(a == axis) for a in range(grid.dim))
-            flow = jnp.where(open_faces(grid, axis), shifted(u, one) - u, 0)
-            total = total + flow - shifted_back(flow, one)
-        return total
-
+    zeros = jnp.zeros_like(values)
+    operator = Elliptic(zeros, tuple(zeros + open_faces(grid, axis).astype(values.dtype) for axis in range(grid.dim)))
+    squared = lambda u: apply(operator, apply(operator, u))  # noqa: E731
     free = lambda u: jnp.where(known, 0, u)  # noqa: E731
     number = jnp.maximum(jnp.sum(known.astype(values.dtype)), 1)
     start = jnp.where(known, values, jnp.sum(jnp.where(known, values, 0)) / number)
-    right = free(-laplacian(laplacian(start)))
+    right = free(-squared(start))
     goal = _TOLERANCE * jnp.sqrt(jnp.sum(right**2))
-    found, _ = conjugate_gradients(lambda u: free(laplacian(laplacian(free(u)))), lambda r: r, right, goal, _MOST_STEPS)
+    found, _ = conjugate_gradients(lambda u: free(squared(free(u))), lambda r: r, right, goal, _MOST_STEPS)
     return start + found

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from thalweg._types import Array, ScalarLike
+from thalweg._types import Array, Scalar, ScalarLike
 from thalweg.states import Grid, open_faces
 
 
@@ -78,6 +78,14 @@ def moves(potential: Array, grid: Grid, step_size: ScalarLike) -> Moves:
     return jax.lax.optimization_barrier(Moves(tuple(normal), tuple(corner), tuple(middle)))
 
 
+def smoothed(moved: Moves) -> Moves:
+    """Sides that move like the mean of their ends: for an f that is rough from cell to cell, whose alternating part
+    this does not see.
+    """
+    first, second = moved.corner
+    return moved._replace(normal=(_mean(first, 1), _mean(second, 0)))
+
+
 def carried(table: MassTable, moved: Moves, grid: Grid) -> Array:
     """The density that arrives in each cell."""
     return _sums(jax.lax.map(lambda place: _look_up(table, *place)[0], _places(moved, grid)), grid)
@@ -120,6 +128,15 @@ def conductances(sensitivity: Sensitivity, grid: Grid, step_size: ScalarLike) ->
         face = jnp.where(open_faces(grid, axis), face, 0)
         faces.append(face)
     return faces[0], faces[1]
+
+
+def transport_cost(moved: Moves, density: Array, grid: Grid) -> Scalar:
+    r"""$\int q\,|X - y|^2$ of a density on the target, with moves that are linear between opposite sides of a cell."""
+    total = jnp.zeros_like(density)
+    for axis, way in enumerate(moved.normal):
+        before, after = _before(way, axis), _after(way, axis)
+        total = total + grid.spacing[axis] ** 2 * (before**2 + before * after + after**2) / 3
+    return jnp.sum(density * total) * grid.cell_volume
 
 
 def _margins(grid: Grid) -> list[int]:

@@ -29,15 +29,15 @@ def softened(values: Array, way: Array, grid: Grid) -> Array:
     unit = lambda axis: tuple(int(a == axis) for a in range(dim))  # noqa: E731
     near = jnp.zeros_like(values, dtype=bool)
     for axis in range(dim):
+        two = tuple(2 * k for k in unit(axis))
         step = jnp.where(open_faces(grid, axis), jnp.abs(shifted(values, unit(axis)) - values), 0)
-        beside = shifted(shifted(step, unit(axis)), unit(axis)) + shifted_back(
-            shifted_back(step, unit(axis)), unit(axis)
-        )
+        beside = shifted(step, two) + shifted_back(step, two)
         jump = (step > _LARGER * beside) & (step > _LEAST * jnp.max(values))
         near = near | jump | shifted_back(jump, unit(axis))
     for _ in range(_PASSES):
         for axis in range(dim):
-            near = near | shifted(near, unit(axis)) | shifted_back(near, unit(axis))
+            opened = jnp.broadcast_to(open_faces(grid, axis), values.shape)
+            near = near | (shifted(near, unit(axis)) & opened) | shifted_back(near & opened, unit(axis))
     weight = jnp.where(near, jnp.clip((way - _STAYS) / (_MOVES - _STAYS), 0, 1), 0)
     shares = [
         jnp.where(open_faces(grid, axis), 0.25 * jnp.minimum(weight, shifted(weight, unit(axis))), 0)

@@ -22,12 +22,13 @@ from thalweg._types import Array, Count, Flag, Scalar
 from thalweg.energies import AbstractEnergy, decompose
 from thalweg.geometries import AbstractMetric
 from thalweg.geometries.wasserstein import GridMetric
-from thalweg.schemes._implicit_volume import implicit_euler
+from thalweg.schemes._implicit_euler import implicit_euler
 from thalweg.schemes.proximal_solvers._base import AbstractJKOSolver, JKOStep
 from thalweg.schemes.proximal_solvers._conjugate import Conjugate
 from thalweg.states import Grid
+from thalweg.transport._between_cells import between_cells
+from thalweg.transport._image_mass import MassTable, Moves, carried, mass_table, moves, smoothed, transport_cost
 from thalweg.transport._multigrid import Elliptic, apply, conjugate_gradients, hierarchy, v_cycle
-from thalweg.transport._push import between_cells, carried
 
 # Where f and its double transform differ by less, in units of h²/τ, the difference is that of cells (h²/8τ for each
 # axis) and f is kept: what goes back and forth through the cells is rough, and X takes two derivatives.
@@ -130,8 +131,9 @@ class BackAndForth(AbstractJKOSolver):
         structure = decompose(energy)
         cells = sum(h**2 for h in state.grid.spacing) / step_size
         internal = Conjugate.of(structure, 0.25 * cells)
+        table = mass_table(state.values, state.grid)
         problem = eqxi.nondifferentiable(
-            _Problem(state.values, state.on_cells(structure.potential_value), internal, step_size, state.grid),
+            _Problem(state.values, table, state.on_cells(structure.potential_value), internal, step_size, state.grid),
             msg=_NO_DERIVATIVE,
         )
         state, step_size = eqx.tree_at(lambda s: s.values, state, problem.values), problem.step_size
@@ -140,7 +142,7 @@ class BackAndForth(AbstractJKOSolver):
         # A density at rest is kept: F of one recomputed would differ in the last digits, and may rise by as much.
         at_rest = jnp.sum(jnp.abs(density - state.values)) <= 1e-11 * jnp.sum(state.values)
         moved = jnp.where(at_rest, state.values, density)
-        distance = jnp.where(at_rest, 0, problem.distance(end.point.potential, moved))
+        distance = jnp.where(at_rest, 0, transport_cost(problem.moves(end.point.potential), moved, state.grid))
         volume, mass = state.grid.cell_volume, jnp.sum(state.values)
         primal = jnp.sum(problem.potential * moved + internal.value(moved)) * volume + distance / (2 * step_size)
         stats = {
@@ -205,6 +207,7 @@ class BackAndForth(AbstractJKOSolver):
 
 class _Problem(eqx.Module):
     values: Array
+    table: MassTable
     potential: Array
     internal: Conjugate
     step_size: Scalar
@@ -229,7 +232,7 @@ class _Problem(eqx.Module):
         concave = jnp.where(f - back < 0.5 * _OF_CELLS * self.cells, f, back)
         raised = jnp.maximum(concave, self.potential) if self.internal.has_vacuum else concave
         density = self.internal.density(raised - self.potential)
-        arrived = carried(self.values, concave, self.grid, self.step_size)
+        arrived = carried(self.table, smoothed(self.moves(concave)), self.grid)
         conjugate = self.internal.conjugate(raised - self.potential, density)
         value = jnp.sum(there * self.values - conjugate) * self.grid.cell_volume
         return _Point(raised, density, arrived, value)
@@ -254,7 +257,7 @@ class _Problem(eqx.Module):
         following = self.internal.density(point.potential + direction - self.potential)
         change = jnp.sum(jnp.abs(following - point.density)) / jnp.sum(self.values)
         gain = 0.5 * jnp.sum(right * direction) * self.grid.cell_volume
-        cost = self.distance(point.potential, point.density) / (2 * self.step_size)
+        cost = transport_cost(self.moves(point.potential), point.density, self.grid) / (2 * self.step_size)
         mass = jnp.sum(self.values) * self.grid.cell_volume
         return direction, jnp.maximum(change, gain / (cost + self.cells * mass))
 
@@ -276,15 +279,6 @@ class _Problem(eqx.Module):
             density = density * (mass / jnp.sum(density))
         return jnp.minimum(density, self.internal.ceiling)
 
-    def distance(self, f: Array, density: Array) -> Scalar:
-        r"""$\tau^2\int q\,|\nabla f|^2$."""
-        total = jnp.zeros_like(density)
-        for axis, h in enumerate(self.grid.spacing):
-            padded = jnp.pad(f, [(1, 1) if a == axis else (0, 0) for a in range(f.ndim)], mode="edge")
-            slope = jnp.diff(padded, axis=axis) / h
-            n = f.shape[axis]
-            total = total + 0.5 * (
-                jax.lax.slice_in_dim(slope, 0, n, axis=axis) ** 2
-                + jax.lax.slice_in_dim(slope, 1, n + 1, axis=axis) ** 2
-            )
-        return self.step_size**2 * jnp.sum(density * total) * self.grid.cell_volume
+    def moves(self, f: Array) -> Moves:
+        """Of the map of f."""
+        return moves(f, self.grid, self.step_size)

@@ -4,7 +4,7 @@ $$\max_f\ \int f^c\,\mathrm dq_t - \int e^*(f - V)\,\mathrm dx, \qquad q^+ = (e^
 
 and at the maximum $q^+$ is what $X = y + \tau\nabla f$ carries there ([the equation and Newton's method for
 it][thalweg.schemes.proximal_solvers._monge_ampere_newton]). A step is solved on a coarse grid first, where an implicit
-Euler step is start enough, and from there on grids that are four times finer each.
+Euler step is start enough, and from there on grids that are twice as fine each.
 """
 
 import math
@@ -19,25 +19,20 @@ from thalweg._types import Array, Scalar
 from thalweg.energies import AbstractEnergy, Decomposition, decompose
 from thalweg.geometries import AbstractMetric
 from thalweg.geometries.wasserstein import GridMetric
-from thalweg.schemes._implicit_volume import implicit_euler
+from thalweg.schemes._implicit_euler import implicit_euler
 from thalweg.schemes.proximal_solvers._base import AbstractJKOSolver, JKOStep
 from thalweg.schemes.proximal_solvers._conjugate import Conjugate
 from thalweg.schemes.proximal_solvers._monge_ampere_newton import Equation, Found, Point
 from thalweg.states import Grid, GridDensity
+from thalweg.transport._between_cells import between_cells
 from thalweg.transport._filling import smoothly_filled
-from thalweg.transport._image_mass import Moves, mass_table, moves
+from thalweg.transport._image_mass import mass_table, moves, transport_cost
 from thalweg.transport._jumps import softened
-from thalweg.transport._push import between_cells
 
 # An axis is not made coarser than this.
 _COARSEST = 64
 # Damping on the coarsest grid, where the start is poor, and on the others.
 _FIRST_DAMPING, _LATER_DAMPING = 1.0, 0.1
-# The cells of a coarser grid are so many times wider.
-_HALVINGS = 1
-_RATIO = 2**_HALVINGS
-
-
 # V and its double transform differ by no more than this, in units of h²/τ, where V's own map is monotone.
 _OF_CELLS = 0.1
 # What is less than this part of the largest density is a tail.
@@ -122,44 +117,51 @@ class MongeAmpereJKO(AbstractJKOSolver):
             _Level.of(structure, state, jnp.asarray(step_size, state.values.dtype)), msg=_NO_DERIVATIVE
         )
         state, step_size = level.state, level.step_size
-        found, equation, blurred = jax.lax.stop_gradient(self._on_nested_grids(structure, level))
-        point = found.point
+        solved = jax.lax.stop_gradient(self._on_nested_grids(structure, level))
+        equation, point = solved.equation, solved.found.point
         density = _with_mass(point, equation)
         # A density at rest is kept: F of one recomputed would differ in the last digits, and may rise by as much.
-        would_move, rounding = level.would_move(), level.rounding
-        at_rest = would_move <= rounding
+        at_rest = solved.would_move <= level.rounding
         moved = jnp.where(at_rest, state.values, density)
-        distance = jnp.where(at_rest, 0, _cost(equation.moves(point.potential), moved, state.grid))
+        distance = jnp.where(at_rest, 0, transport_cost(equation.moves(point.potential), moved, state.grid))
         volume, internal = state.grid.cell_volume, equation.internal
         primal = jnp.sum(equation.potential * moved + internal.value(moved)) * volume + distance / (2 * step_size)
         there = between_cells(point.potential, state.grid, step_size)
         conjugate = internal.conjugate(point.potential - equation.potential, point.density)
         stats = {
             "duality_gap": primal - jnp.sum(there * state.values - conjugate) * volume,
-            "newton_steps": found.steps,
-            "products": found.products,
-            "softened": blurred,
+            "newton_steps": solved.found.steps,
+            "products": solved.found.products,
+            "softened": solved.softened,
         }
         # What is left may be no more than a part of what moves.
-        allowed = jnp.minimum(self.tolerance, jnp.maximum(_OF_THE_MOVE * would_move, rounding))
-        fine = at_rest | ((point.residual <= allowed) & (blurred <= _MOST_SOFTENED))
+        allowed = jnp.minimum(self.tolerance, jnp.maximum(_OF_THE_MOVE * solved.would_move, level.rounding))
+        fine = at_rest | ((point.residual <= allowed) & (solved.softened <= _MOST_SOFTENED))
         moved = eqx.tree_at(lambda s: s.values, state, moved)
         return JKOStep(moved, distance, point.residual, fine, memory, stats)
 
-    def _on_nested_grids(self, structure: Decomposition, level: "_Level") -> tuple[Found, Equation, Scalar]:
+    def _on_nested_grids(self, structure: Decomposition, level: "_Level") -> "_Solved":
         coarser = level.coarser()
         if coarser is None:
             guess = implicit_euler(structure, None, level.state, level.step_size, 1e-4, jnp.asarray(False)).values
             start, damping = level.start(guess), _FIRST_DAMPING
         else:
-            coarse, _, _ = self._on_nested_grids(structure, coarser)
-            pressure, damping = coarse.point.potential - coarser.potential, _LATER_DAMPING
-            for _ in range(_HALVINGS):
-                pressure = _refined(pressure, level.grid)
-            start = level.potential + pressure
-        equation, blurred = level.equation(start)
-        goal = jnp.maximum(_BELOW * jnp.minimum(self.tolerance, level.would_move()), level.rounding)
-        return equation.solved(equation.point(start), damping, goal, self.max_steps), equation, blurred
+            pressure = self._on_nested_grids(structure, coarser).found.point.potential - coarser.potential
+            start, damping = level.potential + _refined(pressure, level.grid), _LATER_DAMPING
+        equation, softened_by = level.equation(start)
+        would_move = level.would_move()
+        goal = jnp.maximum(_BELOW * jnp.minimum(self.tolerance, would_move), level.rounding)
+        found = equation.solved(equation.point(start), damping, goal, self.max_steps)
+        return _Solved(found, equation, softened_by, would_move)
+
+
+class _Solved(NamedTuple):
+    """What was found on one grid, the equation, the share of the mass that was softened, and that which would move."""
+
+    found: Found
+    equation: Equation
+    softened: Scalar
+    would_move: Scalar
 
 
 class _Level(NamedTuple):
@@ -185,12 +187,9 @@ class _Level(NamedTuple):
 
     def would_move(self) -> Scalar:
         """The share of the mass that the density's own pressure would move: zero at rest."""
-        table, mass, none = (
-            mass_table(self.state.values, self.grid),
-            jnp.sum(self.state.values),
-            self.potential - jnp.inf,
-        )
-        own = Equation(table, mass, self.potential, none, self.internal, self.step_size, self.grid)
+        values = self.state.values
+        table, no_floor = mass_table(values, self.grid), jnp.full_like(values, -jnp.inf)
+        own = Equation(table, jnp.sum(values), self.potential, no_floor, self.internal, self.step_size, self.grid)
         return own.point(self.own_pressure()).residual
 
     @property
@@ -201,9 +200,9 @@ class _Level(NamedTuple):
     def coarser(self) -> "_Level | None":
         """With four cells as one; none where that would be too coarse, or the cells do not divide."""
         grid = self.grid
-        if any(n % _RATIO or n // _RATIO < _COARSEST for n in grid.shape):
+        if any(n % 2 or n // 2 < _COARSEST for n in grid.shape):
             return None
-        coarse = Grid(grid.lower, grid.upper, tuple(n // _RATIO for n in grid.shape), grid.boundary)
+        coarse = Grid(grid.lower, grid.upper, tuple(n // 2 for n in grid.shape), grid.boundary)
         state = GridDensity(_means(self.state.values), coarse)
         return _Level(state, _means(self.potential), self.internal, self.step_size)
 
@@ -255,19 +254,9 @@ def _with_mass(point: Point, equation: Equation) -> Array:
     return density
 
 
-def _cost(moved: Moves, density: Array, grid: Grid) -> Scalar:
-    r"""$\int q\,|\tau\nabla f|^2$, with moves that are linear between opposite sides of a cell."""
-    total = jnp.zeros_like(density)
-    for axis, way in enumerate(moved.normal):
-        n = grid.shape[axis]
-        before, after = (jax.lax.slice_in_dim(way, k, n + k, axis=axis) for k in (0, 1))
-        total = total + grid.spacing[axis] ** 2 * (before**2 + before * after + after**2) / 3
-    return jnp.sum(density * total) * grid.cell_volume
-
-
 def _means(values: Array) -> Array:
     rows, columns = values.shape
-    return jnp.mean(values.reshape(rows // _RATIO, _RATIO, columns // _RATIO, _RATIO), axis=(1, 3))
+    return jnp.mean(values.reshape(rows // 2, 2, columns // 2, 2), axis=(1, 3))
 
 
 def _refined(values: Array, grid: Grid) -> Array:

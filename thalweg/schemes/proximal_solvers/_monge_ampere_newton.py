@@ -26,7 +26,6 @@ import jax.numpy as jnp
 from thalweg._types import Array, Count, Flag, Scalar, ScalarLike
 from thalweg.schemes.proximal_solvers._conjugate import Conjugate
 from thalweg.states import Grid, open_faces
-from thalweg.transport._gcr import conjugate_residuals
 from thalweg.transport._image_mass import (
     MassTable,
     Moves,
@@ -37,6 +36,7 @@ from thalweg.transport._image_mass import (
     varied,
 )
 from thalweg.transport._multigrid import Elliptic, apply, hierarchy, v_cycle
+from thalweg.transport._unsymmetric import conjugate_residuals
 
 # Steps of the linear solver, and its tolerance.
 _MOST_PRODUCTS, _FORCING = 16, 0.03

@@ -1,14 +1,8 @@
-r"""Where a c-transform's minimum lies between the cells, and the mass that the gradient of a potential carries.
+r"""The c-transform with minima between the cells.
 
 The exact minimum over cell centres is off by up to $h^2/8\tau$ of the minimum over the plane, which moves points by a
 part of a cell. `between_cells` adds what a parabola on the side of the descent sees. It never looks across the cell in
 which the minimum lies, since the potential of a front has a kink there.
-
-The map $X = y + \tau\nabla f$ goes from the target back to the source, and $(X^{-1})_\#q_t$ of a cell is the mass of
-$q_t$ in the image of the cell. That is a quadrangle whose corners it shares with its neighbours, so no mass is lost.
-With $\Psi$ the mass to the lower left of a point, bilinear in each cell, Green's formula makes it a sum over edges
-$\int \partial_2\Psi\,dx_2$, each taken as the difference of $\Psi$ along the edge at the edge's middle $x_1$; and the
-same with the axes exchanged, of which the mean is taken. At rest this is the density itself, to rounding.
 """
 
 import jax.numpy as jnp
@@ -71,46 +65,6 @@ def between_cells(values: Array, grid: Grid, step_size: ScalarLike) -> Array:
     if dim == 2:
         change = change + mixed * moves[0] * moves[1]
     return found.values + jnp.minimum(change, 0)
-
-
-def carried(values: Array, potential: Array, grid: Grid, step_size: ScalarLike) -> Array:
-    r"""The density $(X^{-1})_\#q$, $X = y + \tau\nabla f$, of a plane density with walls (`values`)."""
-    maps = []
-    for axis in range(2):
-        other = 1 - axis
-        padded = _surrounded(_surrounded(potential, axis, "edge"), other, "edge")
-        slope = jnp.diff(padded, axis=axis) / grid.spacing[axis] ** 2
-        first, second = _parts(slope, other)
-        n = grid.shape[axis]
-        rest = jnp.arange(n + 1, dtype=values.dtype).reshape((-1, 1) if axis == 0 else (1, -1))
-        maps.append(jnp.clip(rest + step_size * 0.5 * (first + second), 0, n))
-    below = jnp.pad(jnp.cumsum(jnp.cumsum(values, 0), 1), ((1, 0), (1, 0)))
-    mass = 0.5 * (_around(below, maps[0], maps[1]) + _around(below.T, maps[1].T, maps[0].T).T)
-    return mass
-
-
-def _around(below: Array, first: Array, second: Array) -> Array:
-    """The mass in each quadrangle by the integrals of ∂₂Ψ dx₂ along its edges."""
-    along_second = _edge(below, first[:, :-1], first[:, 1:], second[:, :-1], second[:, 1:])
-    along_first = _edge(below, first[:-1], first[1:], second[:-1], second[1:])
-    return (along_second[1:] - along_second[:-1]) - (along_first[:, 1:] - along_first[:, :-1])
-
-
-def _edge(below: Array, first0: Array, first1: Array, second0: Array, second1: Array) -> Array:
-    middle = 0.5 * (first0 + first1)
-    return _bilinear(below, middle, second1) - _bilinear(below, middle, second0)
-
-
-def _bilinear(table: Array, first: Array, second: Array) -> Array:
-    rows, columns = table.shape
-    i = jnp.clip(jnp.floor(first), 0, rows - 2)
-    j = jnp.clip(jnp.floor(second), 0, columns - 2)
-    u, v = first - i, second - j
-    at = i.astype(jnp.int32) * columns + j.astype(jnp.int32)
-    flat = table.reshape(-1)
-    low = flat[at] * (1 - v) + flat[at + 1] * v
-    high = flat[at + columns] * (1 - v) + flat[at + columns + 1] * v
-    return low * (1 - u) + high * u
 
 
 def _surrounded(values: Array, axis: int, mode: str) -> Array:
