@@ -9,11 +9,12 @@ import jax.numpy as jnp
 
 from thalweg import _tree
 from thalweg._errors import UnsupportedCombination
-from thalweg._first_variation import Cotangent, energy_and_first_variation
+from thalweg._first_variation import energy_and_first_variation
 from thalweg._shapes import shapes_of
 from thalweg._types import Array, Flag, Scalar, State
 from thalweg.energies import AbstractEnergy
 from thalweg.geometries import AbstractGeometry
+from thalweg.schemes._descent import tangent_of
 
 
 class Snapshot(eqx.Module):
@@ -77,14 +78,10 @@ def records_energy(
         )
         return False, False, {"energies": reason, "dissipation_rates": reason}
     try:
-        shapes_of(_tangent, geometry, state, cotangent)
+        shapes_of(tangent_of, geometry, state, cotangent)
     except (UnsupportedCombination, ValueError) as error:
         return True, False, {"dissipation_rates": str(error)}
     return True, True, {}
-
-
-def _tangent(geometry: AbstractGeometry, state: State, cotangent: Cotangent) -> Any:
-    return geometry.at(state).steepest_descent(cotangent).tangent
 
 
 def record(

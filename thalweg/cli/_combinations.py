@@ -159,16 +159,19 @@ def find_combinations() -> tuple[Combination, ...]:
     """Every combination with the library's answer, from `tw.why_unsupported`; asked once in a process."""
     choices = representatives()
     by_dim = {dim: representatives(dim)["energy"] for dim in (1, 2)}
+    unfit_at = {
+        state_name: {
+            name: None if name in _WITH_A_PROXIMAL_MAP else _reason(check_energy, as_energy(energy), state)
+            for name, energy in by_dim[getattr(state, "dim", 1)].items()
+        }
+        for state_name, state in choices["state"].items()
+    }
     found = []
     for (state_name, state), (geometry_name, geometry) in itertools.product(
         choices["state"].items(), choices["geometry"].items()
     ):
-        energies = by_dim[getattr(state, "dim", 1)]
+        energies, unfit = by_dim[getattr(state, "dim", 1)], unfit_at[state_name]
         no_metric = _reason(geometry.at, state)
-        unfit = {
-            name: None if name in _WITH_A_PROXIMAL_MAP else _reason(check_energy, as_energy(energy), state)
-            for name, energy in ({} if no_metric else energies).items()
-        }
         answers: dict[str, str | None] = {}
         for (energy_name, energy), (scheme_name, scheme) in itertools.product(
             energies.items(), choices["scheme"].items()

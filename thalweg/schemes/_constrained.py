@@ -14,7 +14,7 @@ from thalweg._types import PRNGKey, Scalar, ScalarLike, State
 from thalweg.energies import AbstractEnergy
 from thalweg.geometries import AbstractGeometry, AbstractMetric, Euclidean
 from thalweg.schemes._base import AbstractScheme, StepInfo, check_positive
-from thalweg.schemes._descent import descend
+from thalweg.schemes._descent import check_descent, descend
 from thalweg.schemes.proximal_solvers import NewtonBall
 from thalweg.states import moving
 
@@ -93,9 +93,7 @@ class Constrained(AbstractScheme):
 
     def check(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> None:
         metric = geometry.at(state)
-        eqx.filter_eval_shape(
-            lambda s: metric.steepest_descent(energy_and_first_variation(energy, s)[1]).tangent, state
-        )
+        check_descent(energy, geometry, state)
         smooth = metric.chart is not None and metric.distance_squared is not None and metric.distance_is_smooth
         if self.solver is not None and not (isinstance(geometry, Euclidean) or smooth):
             raise UnsupportedCombination(

@@ -7,14 +7,14 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from thalweg import _tree
-from thalweg._first_variation import energy_and_first_variation, first_variation
+from thalweg._first_variation import energy_and_first_variation
 from thalweg._result import RESULTS
 from thalweg._types import PRNGKey, Scalar, ScalarLike, State
 from thalweg.energies import AbstractEnergy, decompose
 from thalweg.geometries import AbstractGeometry
 from thalweg.geometries.wasserstein import GridMetric, TensorMetric
 from thalweg.schemes._base import AbstractScheme, StepInfo, check_positive, limited_step_size
-from thalweg.schemes._descent import descend
+from thalweg.schemes._descent import check_descent, descend
 from thalweg.schemes._exponential import ExponentialRosenbrock
 from thalweg.schemes._exponential_volume import ExponentialFiniteVolume
 from thalweg.schemes._finite_volume import FiniteVolume
@@ -94,7 +94,7 @@ class Continuous(AbstractScheme):
 
     def check(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> None:
         metric = geometry.at(state)
-        eqx.filter_eval_shape(lambda s: metric.steepest_descent(first_variation(energy, s)).tangent, state)
+        check_descent(energy, geometry, state)
         solver = self.solver
         if solver is None and isinstance(metric, GridMetric | TensorMetric):
             # The reasons of the last one are those that no integrator can serve.

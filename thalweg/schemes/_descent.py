@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from thalweg import _tree
-from thalweg._first_variation import Cotangent, Velocity
+from thalweg._first_variation import Cotangent, Velocity, energy_and_first_variation
 from thalweg._result import RESULTS
-from thalweg._types import Scalar
-from thalweg.geometries import AbstractMetric
+from thalweg._shapes import shapes_of
+from thalweg._types import Scalar, State
+from thalweg.energies import AbstractEnergy
+from thalweg.geometries import AbstractGeometry, AbstractMetric
 
 
 class Descent(NamedTuple):
@@ -38,3 +40,16 @@ def descend(metric: AbstractMetric, cotangent: Cotangent, value: Scalar) -> Desc
     fine = (left <= accuracy.tolerance * accuracy.size) | (left**2 <= lost_in_rounding)
     result = RESULTS.where(fine, RESULTS.successful, RESULTS.unsolved_metric)
     return Descent(velocity, {"descent_residual": accuracy.relative}, result)
+
+
+def check_descent(energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> None:
+    """Raise unless the energy has a first variation at the state, and that a steepest descent; found by shapes alone,
+    which are remembered for the next scheme that asks, and for the run.
+    """
+    _, cotangent = shapes_of(energy_and_first_variation, energy, state)
+    shapes_of(tangent_of, geometry, state, cotangent)
+
+
+def tangent_of(geometry: AbstractGeometry, state: State, cotangent: Cotangent) -> Any:
+    """The tangent of steepest descent."""
+    return geometry.at(state).steepest_descent(cotangent).tangent

@@ -15,7 +15,7 @@ from thalweg._types import Array, Count, Flag, PRNGKey, PyTree, Scalar, ScalarLi
 from thalweg.energies import AbstractEnergy
 from thalweg.geometries import AbstractGeometry, AbstractMetric, admissibility_in
 from thalweg.schemes._base import AbstractScheme, StepInfo, check_positive, limited_step_size
-from thalweg.schemes._descent import Descent, descend
+from thalweg.schemes._descent import Descent, check_descent, descend
 from thalweg.states import moving
 
 
@@ -199,10 +199,7 @@ class Explicit(AbstractScheme):
         return jnp.isfinite(alpha) & large_enough
 
     def check(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> None:
-        metric = geometry.at(state)
-        eqx.filter_eval_shape(
-            lambda s: metric.steepest_descent(energy_and_first_variation(energy, s)[1]).tangent, state
-        )
+        check_descent(energy, geometry, state)
         if callable(self.step_size):
             check_schedule(self.step_size, "step_size", "Explicit")
         if self.transform is not None:

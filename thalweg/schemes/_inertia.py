@@ -12,6 +12,7 @@ from thalweg._types import PyTree, Scalar, ScalarLike, State
 from thalweg.energies import AbstractEnergy
 from thalweg.geometries import AbstractGeometry
 from thalweg.schemes._base import AbstractScheme, limited_step_size
+from thalweg.schemes._descent import check_descent
 
 
 class AbstractInertial(AbstractScheme):
@@ -27,10 +28,7 @@ class AbstractInertial(AbstractScheme):
         reason = self.why_not(geometry, state)
         if reason is not None:
             raise UnsupportedCombination(reason)
-        metric = geometry.at(state)
-        eqx.filter_eval_shape(
-            lambda s: metric.steepest_descent(energy_and_first_variation(energy, s)[1]).tangent, state
-        )
+        check_descent(energy, geometry, state)
 
     def resolve(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> "AbstractInertial":
         return self

@@ -12,6 +12,7 @@ from thalweg._types import PRNGKey, Scalar, ScalarLike, State
 from thalweg.energies import AbstractEnergy, decompose
 from thalweg.geometries import AbstractGeometry
 from thalweg.schemes._base import AbstractScheme, StepInfo, check_positive, limited_step_size, outcome_at
+from thalweg.schemes._descent import check_descent
 
 
 class Langevin(AbstractScheme):
@@ -75,8 +76,7 @@ class Langevin(AbstractScheme):
             )
         if isinstance(structure.temperature, int | float) and structure.temperature < 0:
             raise ValueError(f"`Langevin` needs a non-negative temperature; the energy has {structure.temperature}.")
-        rest = structure.without_entropy()
-        eqx.filter_eval_shape(lambda s: metric.steepest_descent(energy_and_first_variation(rest, s)[1]).tangent, state)
+        check_descent(structure.without_entropy(), geometry, state)
 
     def resolve(self, energy: AbstractEnergy, geometry: AbstractGeometry, state: State) -> "Langevin":
         return self
