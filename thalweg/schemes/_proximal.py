@@ -15,6 +15,7 @@ from thalweg.geometries import AbstractGeometry, AbstractMetric
 from thalweg.geometries.wasserstein import GridMetric
 from thalweg.schemes._base import AbstractScheme, StepInfo, check_positive, limited_step_size
 from thalweg.schemes._grid_integrator import resolution_of
+from thalweg.schemes._rounding import value_and_size
 from thalweg.schemes.proximal_solvers import AbstractJKOSolver, LinearisedJKO, LineJKO, Newton, QuasiNewton
 from thalweg.states import AbstractState, GridDensity, moving
 
@@ -26,8 +27,9 @@ class Proximal(AbstractScheme):
     r"""$x^+ = \operatorname{argmin}_y \dfrac{D(y, x)}{2\alpha} + F(y)$: implicit Euler, the KL-proximal step, the
     JKO step when $D = W_2^2$.
 
-    Every step is certified: $F(x^+) + D(x^+, x)/2\alpha \le F(x)$, else the run stops with a named result. Where F
-    is not convex the minimiser is a local one, found from $x$.
+    Every step is certified: $F(x^+) + D(x^+, x)/2\alpha \le F(x)$, but for some rounding units of the sizes of the
+    terms, whatever the units of the energy; else the run stops with a named result. Where F is not convex the minimiser
+    is a local one, found from $x$.
 
     **Arguments:** `step_size`: $\alpha > 0$, in units of time, as large as wanted; `solver`: `None` (chosen before
     the run and named in `path.stats`), `tw.Newton()`, `tw.QuasiNewton()`, or `tw.LineJKO()` for grid densities on
@@ -64,8 +66,9 @@ class Proximal(AbstractScheme):
             moved, residual, converged = _minimise(solver, energy, metric, alpha)
             assert metric.distance_squared is not None  # `check` has seen to it
             distance = metric.distance_squared(moved)
-        before, after = energy(state), energy(moved)
-        rounding = 64 * jnp.finfo(before.dtype).eps * (jnp.abs(before) + 1)
+        (before, size_before), (after, size_after) = value_and_size(energy, state), value_and_size(energy, moved)
+        sizes = size_before + size_after + distance / (2 * alpha)
+        rounding = 64 * jnp.finfo(before.dtype).eps * jnp.where(jnp.isfinite(sizes), sizes, 0)
         certified = after + distance / (2 * alpha) <= before + rounding
         result = RESULTS.where(certified, RESULTS.successful, RESULTS.energy_increased)
         result = RESULTS.where(converged, result, RESULTS.inner_solver_failed)
