@@ -270,6 +270,7 @@ def schemes() -> dict[str, Any]:
         "heavy ball": tw.Momentum(0.02, tw.ConstantDamping(1.0), tw.GradientRestart()),
         "mirror momentum": tw.MirrorMomentum(0.02),
         "explicit with a transform": tw.Explicit(1e-4, transform=optax.trace(0.5)),
+        "continuous by implicit volumes of order two": tw.Continuous(0.05, tw.ImplicitFiniteVolume(order=2)),
     }
 
 
@@ -299,19 +300,20 @@ VARIANTS = {
     "proximal by newton": [("vector", "euclidean")],
     "proximal by lbfgs": [("vector", "euclidean"), ("weighted particles", "wasserstein"), ("poisson", "fisher-rao")],
     "jko on the line": [("line", "wasserstein")],
-    # The last of them is the default on planes; the others have tests of their own, at sizes that suit them.
+    # The last of them is the default on planes; these have tests of their own too, at sizes that suit them.
     "jko by back and forth": [],
-    "jko by monge and ampere": [],
+    "jko by monge and ampere": [("plane", "wasserstein")],
     "linearised jko": [],
     "continuous by ode": [("matrix", "p norm"), ("circle", "wasserstein")],
     "continuous by exponentials": [("vector", "mahalanobis")],
     "continuous by finite volumes": [("plane", "wasserstein")],
     "continuous by exact exponentials": [("circle", "wasserstein")],
     "continuous by implicit volumes": [("plane", "wasserstein")],
+    "continuous by implicit volumes of order two": [("plane", "wasserstein")],
     "continuous by the replicator": [("line", "fisher-rao")],
     "continuous by splitting": [],
     # These meet few, as what they add to `Explicit` is the same everywhere.
-    "linearly implicit": [("vector", "mahalanobis"), ("weighted particles", "wasserstein"), ("poisson", "fisher-rao")],
+    "linearly implicit": [("vector", "mahalanobis"), ("poisson", "fisher-rao")],
     "learnt scale": [("vector", "euclidean")],
     "krylov": [("pytree", "euclidean")],
     "gauss newton": [("regression", "fisher-rao")],

@@ -130,6 +130,21 @@ def test_pairs_do_not_become_fewer():
     assert set(cells.pairs()) >= set(_FEWEST)
 
 
+def test_the_tables_of_exceptions_name_what_is_listed():
+    # A name that nothing has would be passed over in silence, and the laws run over other cells than the table says.
+    schemes, states, geometries = cells.schemes(), cells.states(), cells.geometries()
+    assert set(cells.VARIANTS) <= set(schemes)
+    for scheme, pairs in cells.VARIANTS.items():
+        for state, geometry in pairs:
+            assert (state, geometry) in cells.pairs(), (scheme, state, geometry)
+            energies = cells.energies_for(state)
+            found = any(cells.is_supported(Cell(energy, state, geometry, scheme)) for energy in energies)
+            assert found, f"no energy fits {scheme} at {state} in {geometry}"
+    for name, others in cells.ALIKE.items():
+        assert (name in states) != (name in geometries), name
+        assert set(others) <= set(geometries if name in states else states), name
+
+
 @pytest.mark.parametrize(("state", "geometry"), cells.pairs())
 def test_cells_do_not_become_fewer(state, geometry):
     fewest = _FEWEST.get((state, geometry))
