@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 import thalweg as tw
+from thalweg.transport._continuation import continuation, continued, gathered
 from thalweg.transport._filling import smoothly_filled
 from thalweg.transport._image_mass import carried, carried_and_sensitivity, mass_table, moves, varied
-from thalweg.transport._jumps import softened
+from thalweg.transport._jumps import softened, softness
 from thalweg.transport._unsymmetric import conjugate_residuals
 
 W2 = tw.Wasserstein()
@@ -156,9 +157,10 @@ def test_only_jumps_that_move_are_softened():
     disc = jnp.asarray(averaged(n, lambda r2: (r2 < 0.04) * 1.0))
     cone = jnp.asarray(averaged(n, lambda r2: np.maximum(1 - r2 / 0.04, 0)))
     away, still = jnp.full((n, n), 12.0), jnp.zeros((n, n))
-    np.testing.assert_array_equal(softened(disc, still, grid), disc)
-    np.testing.assert_array_equal(softened(cone, away, grid), cone)
-    soft = softened(disc, away, grid)
+    soften = lambda q, way: softened(q, softness(q, way, grid), grid)  # noqa: E731
+    np.testing.assert_array_equal(soften(disc, still), disc)
+    np.testing.assert_array_equal(soften(cone, away), cone)
+    soft = soften(disc, away)
     np.testing.assert_allclose(jnp.sum(soft), jnp.sum(disc), rtol=1e-13)
     assert float(jnp.min(soft)) >= 0
     steps = lambda q: float(jnp.max(jnp.abs(jnp.diff(q, axis=0))))  # noqa: E731
@@ -228,3 +230,36 @@ def test_a_derivative_is_refused_in_words():
 
     with pytest.raises(RuntimeError, match="has no derivative"):
         jax.grad(mean)(1.0)
+
+
+@pytest.mark.parametrize("boundary", [tw.NoFlux(), (tw.Periodic(), tw.NoFlux())])
+def test_a_parabola_goes_on_by_itself_and_what_is_gathered_from_beyond_is_all_there(boundary):
+    grid = tw.Grid((0.0, 0.0), (1.0, 1.0), (24, 30), boundary)
+    x, y = grid.centres[..., 0], grid.centres[..., 1]
+    known, curved = (x - 0.5) ** 2 + (y - 0.5) ** 2 < 0.06, x**2 - 3 * x * y + y
+    if grid.is_periodic(0):
+        known, curved = jnp.roll(known, 11, 0), jnp.roll(curved, 11, 0)
+    way = continuation(known, grid, 4, curved.dtype)
+    assert bool(way.complete)
+    further = continued(curved, way, 4)
+    np.testing.assert_allclose(further[way.within(2)], curved[way.within(2)], atol=1e-12)
+    # From the third ring on it is a line.
+    assert 1e-4 < float(jnp.max(jnp.abs(further - curved)[way.within(4)])) < 0.1
+    one, other = (jax.random.normal(jax.random.key(k), grid.shape) for k in (0, 1))
+    there = jnp.where(way.within(4), other, 0)
+    back = gathered(other, way, 4)
+    np.testing.assert_allclose(jnp.sum(continued(one, way, 4) * there), jnp.sum(one * back), rtol=1e-10)
+    np.testing.assert_allclose(jnp.sum(back), jnp.sum(there), rtol=1e-10)
+
+
+@pytest.mark.slow
+def test_a_front_that_moves_by_twenty_cells_is_found_and_where_it_is_not_a_floor_serves():
+    wave = lambda x: jnp.prod(jnp.sin(3 * jnp.pi * x))  # noqa: E731
+    disc = tw.GridDensity.normalised(jnp.asarray(averaged(256, lambda r2: (r2 < 0.01) * 1.0)), square(256))
+    path = flowed(tw.PotentialEnergy(wave) + 0.05 * tw.PorousMedium(2.0), disc, 0.005, 2)
+    assert_lawful(path, 0.005)
+    assert bool(jnp.all(path.measurements["newton_steps"][1:] <= 12))
+    # With m = 1.5 a density ends so gently that the cells at its front say nothing.
+    one = averaged(64, lambda r2: (r2 < 0.0144) * 1.0)
+    twins = tw.GridDensity.normalised(jnp.asarray(np.roll(one, 13, 0) + np.roll(one, -13, 0)), square(64))
+    assert_lawful(flowed(0.02 * tw.PorousMedium(1.5), twins, 0.01, 2), 0.01)

@@ -195,9 +195,12 @@ def _look_up(table: MassTable, first: Array, second: Array) -> tuple[Array, Arra
         flat = array.reshape(-1)
         return [flat.at[at + k].get(mode="promise_in_bounds") for k in offsets]
 
-    here, right, up, both = entries(table.below, 0, 1, columns, columns + 1)
-    slope, slope_right = entries(table.first, 0, 1)
-    tilt, tilt_up = entries(table.second, 0, columns)
+    # Behind a barrier: XLA would gather anew for each of the three results.
+    here, right, up, both, slope, slope_right, tilt, tilt_up = jax.lax.optimization_barrier(
+        entries(table.below, 0, 1, columns, columns + 1)
+        + entries(table.first, 0, 1)
+        + entries(table.second, 0, columns)
+    )
     by_second = right - here
     bend = both - up - by_second
     by_first = up - here + bend * v

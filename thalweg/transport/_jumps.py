@@ -9,6 +9,7 @@ A jump is a difference of neighbours of a good part of the largest density, and 
 cells further on both sides together: no tail is one, and no front that is some cells wide.
 """
 
+import jax
 import jax.numpy as jnp
 
 from thalweg._types import Array
@@ -21,30 +22,54 @@ _LARGER, _LEAST = 4.0, 0.3
 _PASSES = 6
 # Jumps that move by less than the first number of cells stay as they are, from the second on they are softened whole.
 _STAYS, _MOVES = 3.0, 12.0
+# What was softened is made so much steeper and cut off, so that it ends with a slope, like a front, and not in a tail.
+_STEEPER = 1.15
 
 
-def softened(values: Array, way: Array, grid: Grid) -> Array:
-    """The density with softened jumps; `way` says by how many cells each cell is moved. Mass and sign are kept."""
-    dim = values.ndim
-    unit = lambda axis: tuple(int(a == axis) for a in range(dim))  # noqa: E731
+def softness(values: Array, way: Array, grid: Grid) -> Array:
+    """Where jumps are to be softened, and by which part; `way` says by how many cells each cell is moved."""
     near = jnp.zeros_like(values, dtype=bool)
-    for axis in range(dim):
-        two = tuple(2 * k for k in unit(axis))
-        step = jnp.where(open_faces(grid, axis), jnp.abs(shifted(values, unit(axis)) - values), 0)
+    for axis, one in enumerate(_units(grid)):
+        two = tuple(2 * k for k in one)
+        step = jnp.where(open_faces(grid, axis), jnp.abs(shifted(values, one) - values), 0)
         beside = shifted(step, two) + shifted_back(step, two)
         jump = (step > _LARGER * beside) & (step > _LEAST * jnp.max(values))
-        near = near | jump | shifted_back(jump, unit(axis))
+        near = near | jump | shifted_back(jump, one)
     for _ in range(_PASSES):
-        for axis in range(dim):
+        for axis, one in enumerate(_units(grid)):
             opened = jnp.broadcast_to(open_faces(grid, axis), values.shape)
-            near = near | (shifted(near, unit(axis)) & opened) | shifted_back(near & opened, unit(axis))
-    weight = jnp.where(near, jnp.clip((way - _STAYS) / (_MOVES - _STAYS), 0, 1), 0)
-    shares = [
-        jnp.where(open_faces(grid, axis), 0.25 * jnp.minimum(weight, shifted(weight, unit(axis))), 0)
-        for axis in range(dim)
-    ]
-    for _ in range(_PASSES):
-        for axis, share in enumerate(shares):
-            flow = share * (shifted(values, unit(axis)) - values)
-            values = values + flow - shifted_back(flow, unit(axis))
+            near = near | (shifted(near, one) & opened) | shifted_back(near & opened, one)
+    return jnp.where(near, jnp.clip((way - _STAYS) / (_MOVES - _STAYS), 0, 1), 0)
+
+
+def softened(values: Array, part: Array, grid: Grid) -> Array:
+    """The density with jumps that are some cells wide, where `part` says so. Mass and sign are kept."""
+
+    def wider(_: object, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        values, highest, lowest = carry
+        for axis, one in enumerate(_units(grid)):
+            opened = jnp.broadcast_to(open_faces(grid, axis), values.shape)
+            for way, there in ((shifted, opened), (shifted_back, shifted_back(opened, one))):
+                highest = jnp.maximum(highest, jnp.where(there, way(highest, one), highest))
+                lowest = jnp.minimum(lowest, jnp.where(there, way(lowest, one), lowest))
+        return averaged(values, part, grid), highest, lowest
+
+    soft, highest, lowest = jax.lax.fori_loop(0, _PASSES, wider, (values, values, values))
+    middle = 0.5 * (highest + lowest)
+    steep = jnp.where(part > 0, jnp.clip(middle + _STEEPER * (soft - middle), lowest, highest), values)
+    changed = jnp.where(part > 0, steep, 0)
+    total = jnp.sum(changed)
+    return steep + changed * ((jnp.sum(values) - jnp.sum(steep)) / jnp.where(total > 0, total, 1))
+
+
+def averaged(values: Array, part: Array, grid: Grid) -> Array:
+    """The density once averaged with its neighbours, where `part` says so."""
+    for axis, one in enumerate(_units(grid)):
+        share = jnp.where(open_faces(grid, axis), 0.25 * jnp.minimum(part, shifted(part, one)), 0)
+        flow = share * (shifted(values, one) - values)
+        values = values + flow - shifted_back(flow, one)
     return values
+
+
+def _units(grid: Grid) -> list[tuple[int, ...]]:
+    return [tuple(int(a == axis) for a in range(grid.dim)) for axis in range(grid.dim)]

@@ -1,59 +1,27 @@
-r"""Newton's method for the Monge–Ampère equation of a JKO step in the plane, on one grid.
+r"""Newton's method for the Monge–Ampère equation of a JKO step, in the manner of Levenberg and Marquardt.
 
-$$q_t(y + \tau\nabla f)\,\det(I + \tau D^2f) = (e^*)'(f - V)$$
+The operator is damped more when a step fails and less when one succeeds. The damping starts at a multiple of the
+residual, and at a front it stays above that: with less, a front that is not yet in its place folds the map.
 
-says that the density with pressure $f - V$ is the one that $y + \tau\nabla f$ carries there. The left side is taken
-with the masses of the images of the cells ([`thalweg.transport._image_mass`][]), and Newton's equation
-
-$$\bigl((e^*)'' - \tau\nabla\cdot(A\nabla)\bigr)\,\delta f = (X^{-1})_\#q_t - q^+, \qquad
-A = q_t(X)\operatorname{cof}(I + \tau D^2f)$$
-
-is solved by conjugate residuals, preconditioned by a multigrid cycle for the diagonal of A. Where A vanishes and
-$q^+$ does not (a front that is too far out), Newton's direction empties cells one by one and makes steps of f. So a
-multiple of $-\tau\nabla\cdot(q^+\nabla)$ is added to the operator, more when a step fails and less when one succeeds,
-in the manner of Levenberg and Marquardt.
-
-In a vacuum nothing determines f but that nothing may arrive there: f is V, or the largest function below V whose map is
-monotone. So f has a kink at a front, by as many cells as the front moves.
+An [equation][thalweg.schemes.proximal_solvers._monge_ampere_equation] with a floor gets a front once its residual is
+small, and a front that nothing helps is given up for a floor, for good.
 """
 
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from thalweg._types import Array, Count, Flag, Scalar, ScalarLike
-from thalweg.schemes.proximal_solvers._conjugate import Conjugate
-from thalweg.states import Grid, open_faces
-from thalweg.transport._image_mass import (
-    MassTable,
-    Moves,
-    carried,
-    carried_and_sensitivity,
-    conductances,
-    moves,
-    varied,
-)
-from thalweg.transport._multigrid import Elliptic, apply, hierarchy, v_cycle
-from thalweg.transport._unsymmetric import conjugate_residuals
+from thalweg.schemes.proximal_solvers._monge_ampere_equation import Equation, Frame, Point
 
-# Steps of the linear solver, and its tolerance.
-_MOST_PRODUCTS, _FORCING = 16, 0.03
+# The damping is so many residuals at the start, and no less at a front; one at most.
+_AT_START = 100.0
 # By these the damping shrinks and grows. A step is halved twice at most.
 _LESS, _MORE, _SHORTEST = 1 / 8, 8.0, 0.25
 _MOST_DAMPING = 1e5
-# The logarithm of a density with entropy changes by no more than this in a step.
-_MOST_FACTOR = 1.0
-
-
-class Point(NamedTuple):
-    r"""f, its density $q^+$, the density that its map carries, and $\|q^+ - X\|_{L^1}$ as a share of the mass."""
-
-    potential: Array
-    density: Array
-    arrived: Array
-    residual: Scalar
+# From this residual on there is a front, and its cells stay the same, so that Newton's method converges.
+_SETTLED = 1e-3
 
 
 class Found(NamedTuple):
@@ -65,105 +33,103 @@ class Found(NamedTuple):
 
 
 class _Carry(NamedTuple):
+    """`trial`, `frame`: what is looked at next. `length`: of the step to it, zero where it is taken however it is.
+    `damping` is infinite where it begins anew. `given_up`: whether there was a front that nothing helped; `over`:
+    whether nothing is left to try.
+    """
+
     point: Point
+    trial: Array
+    frame: Frame
+    direction: Array
+    length: Scalar
     damping: Scalar
     steps: Count
     products: Count
-    failed: Flag
+    given_up: Flag
+    over: Flag
 
 
-class Equation(eqx.Module):
-    """The equation on one grid. `floor`: the least that f may be, minus infinity where there is no vacuum."""
+class _Next(NamedTuple):
+    """What is looked at next, and what it took to find it."""
 
-    table: MassTable
-    mass: Scalar
-    potential: Array
-    floor: Array
-    internal: Conjugate
-    step_size: Scalar
-    grid: Grid = eqx.field(static=True)
-
-    def point(self, f: Array) -> Point:
-        """What belongs to a function."""
-        f = jnp.maximum(f, self.floor)
-        arrived = carried(self.table, self.moves(f), self.grid)
-        density = self.internal.density(f - self.potential)
-        return Point(f, density, arrived, jnp.sum(jnp.abs(arrived - density)) / self.mass)
-
-    def moves(self, f: Array) -> Moves:
-        """Of its map."""
-        return moves(f, self.grid, self.step_size)
-
-    def solved(self, start: Point, damping: ScalarLike, tolerance: ScalarLike, max_steps: int) -> Found:
-        """Newton's method from a point until the residual is at most `tolerance`, or nothing helps."""
-
-        def unfinished(c: _Carry) -> Flag:
-            going = (c.point.residual > tolerance) & (c.damping < _MOST_DAMPING) & ~c.failed
-            return going & (c.steps < max_steps)
-
-        def body(c: _Carry) -> _Carry:
-            direction, products = self._direction(c.point, c.damping)
-
-            def too_long(trial: tuple[Scalar, Point]) -> Flag:
-                length, point = trial
-                fell = point.residual <= (1 - 0.1 * length) * c.point.residual
-                return ~fell & (length > _SHORTEST)
-
-            def shortened(trial: tuple[Scalar, Point]) -> tuple[Scalar, Point]:
-                length = 0.5 * trial[0]
-                return length, self.point(c.point.potential + length * direction)
-
-            whole = jnp.ones_like(c.damping)
-            begin = (2 * whole, c.point._replace(residual=jnp.full_like(whole, jnp.inf)))
-            length, trial = jax.lax.while_loop(too_long, shortened, begin)
-            good = trial.residual < c.point.residual
-            factor = jnp.where(length == 1, _LESS, jnp.where(length == 0.5, 1.0, 2.0))
-            damping = c.damping * jnp.where(good, factor, _MORE)
-            point = jax.tree.map(lambda new, old: jnp.where(good, new, old), trial, c.point)
-            failed = ~jnp.all(jnp.isfinite(direction))
-            return _Carry(point, damping, c.steps + 1, c.products + products, failed)
-
-        none = jnp.zeros((), jnp.int32)
-        damping = jnp.asarray(damping, self.potential.dtype)
-        end = jax.lax.while_loop(unfinished, body, _Carry(start, damping, none, none, jnp.asarray(False)))
-        return Found(end.point, end.steps, end.products)
-
-    def _direction(self, point: Point, damping: Scalar) -> tuple[Array, Count]:
-        f, density = point.potential, point.density
-        arrived, sensitivity = carried_and_sensitivity(self.table, self.moves(f), self.grid)
-        # Less than this is rounding of the sums over the grid.
-        rounding = 16 * jnp.finfo(f.dtype).eps * self.mass
-        live = (density > rounding) | (jnp.abs(arrived) > rounding)
-        some = jnp.maximum(jnp.maximum(density, arrived), rounding)
-        compliance = jnp.where(live & (density < self.internal.ceiling), self.internal.compliance(some), 0)
-        newton = conductances(sensitivity, self.grid, self.step_size)
-        extra = []
-        for axis, h in enumerate(self.grid.spacing):
-            face = damping * self.step_size / h**2 * 0.5 * (density + jnp.roll(density, -1, axis))
-            extra.append(jnp.where(open_faces(self.grid, axis), face, 0))
-        scale = jnp.max(compliance)
-        model = _between(live, compliance, tuple(a + b for a, b in zip(newton, extra, strict=True)), scale)
-        damped = _between(live, jnp.zeros_like(f), tuple(extra), jnp.zeros_like(scale))
-        levels = hierarchy(model, self.grid.spacing)
-
-        def product(x: Array) -> Array:
-            x = jnp.where(live, x, 0)
-            return jnp.where(live, compliance * x - varied(sensitivity, self.moves(x)) + apply(damped, x), 0)
-
-        right = jnp.where(live, arrived - density, 0)
-        precondition = lambda r: jnp.where(live, v_cycle(levels, r), 0)  # noqa: E731
-        direction, products = conjugate_residuals(product, precondition, right, _FORCING, _MOST_PRODUCTS)
-        if not self.internal.has_vacuum:
-            # Where nearly nothing is, an exponential is far from its tangent.
-            direction = jnp.clip(direction, -_MOST_FACTOR * self.internal.scale, _MOST_FACTOR * self.internal.scale)
-        return direction, products
+    trial: Array
+    frame: Frame
+    direction: Array
+    length: Scalar
+    damping: Scalar
+    products: Count
 
 
-def _between(live: Array, diagonal: Array, faces: tuple[Array, ...], rest: Scalar) -> Elliptic:
-    """The operator on the live cells, next to cells at zero; those have a diagonal of their own."""
-    inside = []
-    for axis, face in enumerate(faces):
-        ahead = jnp.roll(live, -1, axis)
-        diagonal = diagonal + jnp.where(live & ~ahead, face, 0) + jnp.roll(jnp.where(~live & ahead, face, 0), 1, axis)
-        inside.append(jnp.where(live & ahead, face, 0))
-    return Elliptic(jnp.where(live, diagonal, rest), tuple(inside))
+def solved(equation: Equation, f: Array, frame: Frame, tolerance: ScalarLike, max_steps: int) -> Found:
+    """Newton's method from a function until the residual is at most `tolerance`, or nothing helps.
+
+    Each pass looks at one function and chooses the next: the same one with another front, a shorter step, or a step in
+    a new direction. So everything is compiled once.
+    """
+
+    def unfinished(c: _Carry) -> Flag:
+        return (c.length == 0) | ((c.point.residual > tolerance) & ~c.over)
+
+    def body(c: _Carry) -> _Carry:
+        point, damping, taken = _looked_at(equation, c)
+        floored, last = point.frame.floored, c.length <= _SHORTEST
+        converged, rough = point.residual <= tolerance, point.residual > _SETTLED
+        used_up = (c.steps >= jnp.where(c.given_up, 2, 1) * max_steps) & (taken | last)
+        stuck = used_up | (damping >= _MOST_DAMPING) | ~jnp.isfinite(point.residual)
+        gives_up = stuck & ~floored & ~converged
+        begins = floored & ~rough & ~c.given_up & equation.internal.has_vacuum
+        follows = taken & (c.length > 0) & ~floored & rough & ~stuck
+        # The first that holds.
+        reasons = jnp.stack([gives_up, begins | follows, converged | stuck, taken | last, jnp.asarray(True)])
+        choice = jnp.argmax(reasons)
+        n = _next(equation, c, point, damping, choice)
+        steps, products = c.steps + jnp.where(choice == 3, 1, 0), c.products + n.products
+        frame = (n.trial, n.frame, n.direction, n.length, n.damping)
+        return _Carry(point, *frame, steps, products, c.given_up | gives_up, choice == 2)
+
+    none, no = jnp.zeros((), jnp.int32), jnp.asarray(False)
+    empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(equation.point, f, frame))
+    zero, inf = jnp.zeros_like(equation.mass), jnp.full_like(equation.mass, jnp.inf)
+    begin = _Carry(empty._replace(residual=inf), f, frame, jnp.zeros_like(f), zero, inf, none, none, no, no)
+    end = jax.lax.while_loop(unfinished, body, begin)
+    return Found(end.point, end.steps, end.products)
+
+
+def _looked_at(equation: Equation, c: _Carry) -> tuple[Point, Scalar, Flag]:
+    """The point that is kept, the damping after what was seen, and whether it was taken."""
+    seen = equation.point(c.trial, c.frame)
+    forced, last = c.length == 0, c.length <= _SHORTEST
+    fell = seen.residual <= (1 - 0.1 * c.length) * c.point.residual
+    taken = forced | fell | (last & (seen.residual < c.point.residual))
+    point = jax.tree.map(lambda new, old: jnp.where(taken, new, old), seen, c.point)
+    success = jnp.where(c.length == 1, _LESS, jnp.where(c.length == 0.5, 1.0, 2.0))
+    damping = c.damping * jnp.where(forced, 1, jnp.where(taken, success, jnp.where(last, _MORE, 1)))
+    least = jnp.minimum(_AT_START * point.residual, 1)
+    damping = jnp.where(taken & ~point.frame.floored, jnp.maximum(damping, least), damping)
+    return point, jnp.where(jnp.isfinite(c.damping), damping, least), taken
+
+
+def _next(equation: Equation, c: _Carry, point: Point, damping: Scalar, choice: Array) -> _Next:
+    none, zero, one = jnp.zeros((), jnp.int32), jnp.zeros_like(c.length), jnp.ones_like(c.length)
+
+    def with_floor() -> _Next:
+        f = jnp.where(point.density > 0, point.potential, equation.potential)
+        return _Next(f, equation.with_floor(), c.direction, zero, jnp.full_like(zero, jnp.inf), none)
+
+    def with_front() -> _Next:
+        f, frame = equation.with_its_front(point)
+        return _Next(f, frame, c.direction, zero, jnp.where(point.frame.floored, jnp.inf, damping), none)
+
+    def ended() -> _Next:
+        return _Next(point.potential, point.frame, c.direction, one, damping, none)
+
+    def onward() -> _Next:
+        direction, products = equation.direction(point, damping)
+        return _Next(point.potential + direction, point.frame, direction, one, damping, products)
+
+    def shorter() -> _Next:
+        length = 0.5 * c.length
+        return _Next(point.potential + length * c.direction, point.frame, c.direction, length, damping, none)
+
+    return jax.lax.switch(choice, (with_floor, with_front, ended, onward, shorter))
