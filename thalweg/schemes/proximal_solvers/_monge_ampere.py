@@ -42,11 +42,13 @@ class MongeAmpereJKO(AbstractJKOSolver):
     ([`thalweg.Congestion`][]). Walls and periodic axes, no mask. Starts may have jumps and vacuum, and mass may move
     by many cells. Mass is exact, $q \ge 0$, and a density at rest is kept to rounding.
 
-    **Arguments:** `tolerance`: the step has converged when the residual $\|q^+ - (X^{-1})_\#q_t\|_{L^1}$ is at most
-    this share of the mass, and a tenth of what moves; it goes on to a thousandth of either where it can;
+    **Arguments:** `tolerance`: the step has converged when the residual $\|E^\mathsf T(q^+ - (X^{-1})_\#q_t)\|_{L^1}$,
+    with what is beyond a front gathered into the cells within, is at most this share of the
+    mass, and a tenth of what moves; it goes on to a thousandth of either where it can;
     `max_steps`: of Newton's method on each grid.
 
-    `path.measurements` has the `residual`, the `duality_gap` (the cost of the plan less the dual by its transforms:
+    `path.measurements` has the `residual`, `at_front` (the same cell by cell: the error of cells that
+    a front cuts), the `duality_gap` (the cost of the plan less the dual by its transforms:
     either sign, to the error of the cells), `newton_steps` and `products` on the finest grid, and `softened`: where
     $q_t$ jumps and its jumps move by more than three cells, they are made four cells wide for the map, by so much in
     $L^1$ as a share of the mass. The distance is that from the softened density then, too small by about the width of
