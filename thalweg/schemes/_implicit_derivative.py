@@ -69,7 +69,7 @@ def implicit_step(
 
     def tangent_solve(product: LinearMap, right: Array) -> Array:
         none = jnp.zeros_like(tau)
-        precondition = linearised(structure, mobility, state, found, tau, none, upwind, weights).precondition
+        precondition = linearised(structure, mobility, state, found, tau, none, upwind, weights).preconditioner()
 
         def solve(product: LinearMap, right: Array) -> Array:
             return solve_to_rounding(product, precondition, right)

@@ -58,15 +58,18 @@ class _Newton(NamedTuple):
 
 
 class Linearised(NamedTuple):
-    """The residual, Newton's matrix, its preconditioner, what rounding leaves of the residual, and the largest part of
-    a cell that leaves it in the step.
+    """The residual, Newton's matrix, what makes its preconditioner, what rounding leaves of the residual, and the
+    largest part of a cell that leaves it in the step.
+
+    The preconditioner is made where it is used, in a branch: what a branch is given is computed once, while beside the
+    fluxes the compiler would fuse the two and compute the derivatives of a flux anew for each neighbour.
     """
 
     residual: Array
     product: Callable[[Array], Array]
-    precondition: Callable[[Array], Array]
+    preconditioner: Callable[[], Callable[[Array], Array]]
     rounding: Scalar
-    stiffness: Scalar
+    stiffness: Callable[[], Scalar]
 
 
 def implicit_euler(
@@ -103,11 +106,12 @@ def implicit_euler(
             lower = (c.added > 0) & (found <= 0.3 * mass * volume)
             added = jnp.where(lower, jnp.where(c.added > 0.01, 0.1 * c.added, 0), c.added)
             done = (c.added == 0) & (found <= jnp.maximum(tolerance, linear.rounding))
-            accuracy = jnp.clip(0.1 * found, 1e-6, 1e-2)
+            # In proportion to what is left, Newton's method stays quadratic; while far off, a rough direction will do.
+            accuracy = jnp.clip(found / (mass * volume), 1e-6, 0.1)
             direction, steps = jax.lax.cond(
                 done,
                 lambda: (jnp.zeros_like(values), jnp.zeros((), jnp.int32)),
-                lambda: bicgstab(linear.product, linear.precondition, -linear.residual, accuracy, _MAX_KRYLOV),
+                lambda: bicgstab(linear.product, linear.preconditioner(), -linear.residual, accuracy, _MAX_KRYLOV),
             )
             # With less diffusion it is another equation, whose residual starts anew.
             residual = jnp.where(lower, jnp.inf, found)
@@ -122,7 +126,7 @@ def implicit_euler(
     none, inf = jnp.zeros((), jnp.int32), jnp.full_like(tau, jnp.inf)
     added = jnp.zeros_like(tau)
     if structure.temperature is None or structure.local or structure.remainder:
-        stiffness = at(start, added).stiffness
+        stiffness = at(start, added).stiffness()
         added = jnp.where(stiffness > 2, stiffness, 0)
     begin = _Newton(start, jnp.zeros_like(start), jnp.ones_like(tau), added, inf, jnp.asarray(False), none, none)
     end = jax.lax.while_loop(lambda c: ~c.done & (c.newton < _MAX_NEWTON) & (c.length > 1e-3), body, begin)
@@ -148,8 +152,7 @@ def linearised(
         smooth, push = jax.linearize(nonlocal_part, values)
     else:
         smooth, push = nonlocal_part(values), None
-    faces, fluxes, forward, backward = [], [], [], []
-    outflow = jnp.ones_like(values)
+    faces, fluxes = [], []
     rounding = jnp.zeros((), dtype)
     for axis in range(grid.dim):
         there = neighbour(values, axis)
@@ -165,20 +168,32 @@ def linearised(
         )
         faces.append(face)
         fluxes.append(face.flux)
-        ratio = tau / grid.spacing[axis]
-        a, b = jnp.maximum(ratio * face.by_here, 0), jnp.maximum(-ratio * face.by_there, 0)
-        forward.append(a)
-        backward.append(b)
-        outflow = outflow + a + jnp.roll(b, 1, axis)
-        rounding = rounding + jnp.sum(a * values + b * there)
+        out, back = _carried(face, tau / grid.spacing[axis])
+        rounding = rounding + jnp.sum(out * values + back * there)
     residual = values - before + tau * divergence(tuple(fluxes), grid)
-    scale = 1 / outflow
-    operator = Transport(
-        scale,
-        tuple(a * scale for a in forward),
-        tuple(b * neighbour(scale, axis) for axis, b in enumerate(backward)),
-    )
-    levels = hierarchy(operator, grid.spacing)
+
+    def leaving() -> tuple[list[tuple[Array, Array]], Array]:
+        """What each face carries either way, and one with what leaves each cell."""
+        carried = [_carried(face, tau / grid.spacing[axis]) for axis, face in enumerate(faces)]
+        outflow = jnp.ones_like(values)
+        for axis, (out, back) in enumerate(carried):
+            outflow = outflow + out + jnp.roll(back, 1, axis)
+        return carried, outflow
+
+    def preconditioner() -> Callable[[Array], Array]:
+        carried, outflow = leaving()
+        scale = 1 / outflow
+        forward = tuple(out * scale for out, _ in carried)
+        backward = tuple(back * neighbour(scale, axis) for axis, (_, back) in enumerate(carried))
+        levels = hierarchy(Transport(scale, forward, backward), grid.spacing)
+
+        def precondition(vector: Array) -> Array:
+            if grid.mask is None:
+                return scale * v_cycle(levels, vector)
+            # A coarse cell may hold cells on both sides of a wall; what is in the wall stays.
+            return jnp.where(grid.mask, scale * v_cycle(levels, jnp.where(grid.mask, vector, 0)), vector)
+
+        return precondition
 
     def product(vector: Array) -> Array:
         drops = None if push is None else push(vector)
@@ -192,10 +207,9 @@ def linearised(
 
     rounding = 8 * jnp.finfo(dtype).eps * (rounding + jnp.sum(values)) * grid.cell_volume
 
-    def precondition(vector: Array) -> Array:
-        if grid.mask is None:
-            return scale * v_cycle(levels, vector)
-        # A coarse cell may hold cells on both sides of a wall; what is in the wall stays.
-        return jnp.where(grid.mask, scale * v_cycle(levels, jnp.where(grid.mask, vector, 0)), vector)
+    return Linearised(residual, product, preconditioner, rounding, lambda: jnp.max(leaving()[1]) - 1)
 
-    return Linearised(residual, product, precondition, rounding, jnp.max(outflow) - 1)
+
+def _carried(face: Face, ratio: Scalar) -> tuple[Array, Array]:
+    """The parts of the densities on both sides that a face carries to the other side in the step."""
+    return jnp.maximum(ratio * face.by_here, 0), jnp.maximum(-ratio * face.by_there, 0)

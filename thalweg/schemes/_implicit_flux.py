@@ -28,6 +28,9 @@ from thalweg.geometries.wasserstein._grid import difference, neighbour, open_fac
 from thalweg.geometries.wasserstein._means import fitted_coefficient
 from thalweg.states import GridDensity
 
+# What counts as a vacuum, in units of `least_density`: a density of 1e-10 of the greatest.
+_VACUUM = 1e4
+
 
 class Face(NamedTuple):
     """A flux between a cell and the next one, and its derivatives by the two densities and by the drop."""
@@ -136,8 +139,10 @@ def _flux(
             total = total + (slope_there - slope_here)
             pressures = pressures + (full_there * slope_there - full_here * slope_here)
             pressures = pressures - (value(full_there, point) - value(full_here, point))
-        # Too close for a secant the arithmetic mean is as good.
+        # Too close for a secant the arithmetic mean is as good. So it is in a vacuum, where a secant is rounding, with
+        # derivatives without bound: the next step began with as much diffusion and had no iterations left without it.
         near = jnp.abs(there - here) <= 1e-4 * (here + there)
+        near = near | (here + there <= _VACUUM * least)
         # A constant slope moves nothing.
         some = ~near & (jnp.abs(total) > 0)
         secant = jnp.where(some, pressures, mean) / jnp.where(some, total, 1)
