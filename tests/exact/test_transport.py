@@ -396,7 +396,7 @@ def test_equal_densities_are_at_distance_zero_with_a_derivative():
     assert bool(jnp.all(jnp.isfinite(gradient)))
 
 
-SQUARE, TORUS = tw.Grid((0.0, 0.0), (1.0, 1.0), (5, 5)), tw.Grid((0.0, 0.0), (1.0, 1.0), (5, 5), CIRCLE)
+SQUARE = tw.Grid((0.0, 0.0), (1.0, 1.0), (5, 5))
 
 
 def unlike(state, **fields):
@@ -424,7 +424,6 @@ def unlike(state, **fields):
             ValueError,
             "one grid",
         ),
-        (lambda a: (blob(TORUS, 0.5, 0.1), blob(TORUS, 0.5, 0.1)), tw.UnsupportedCombination, "needs walls"),
         (lambda a: (cloud(5000, 2, 0), cloud(5000, 2, 1)), tw.UnsupportedCombination, "Sinkhorn"),
     ],
 )

@@ -128,10 +128,13 @@ def wasserstein_distance(a: State, b: State, *, solver: Any = None) -> Transport
     - [`thalweg.Gaussian`][]: the closed form;
     - [`thalweg.Particles`][]: on the line by sorting; equal numbers of equal weights by an exact assignment; else by
       an exact linear program; too many for these need `solver=tw.Sinkhorn(epsilon)`, which reports its bias;
-    - grid densities in two and three dimensions: the masses taken at the cell centres, by Sinkhorn's iteration.
-      `distance_squared` is the middle between `certificate.dual` and `certificate.primal`, which bracket the $W_2^2$
-      of those masses; it is wrong by at most half of `certificate.gap`. Equal densities are at distance zero. The
-      way is straight: it goes through the obstacles of a masked grid. See `docs/transport.md`.
+    - grid densities in the plane, of at least 16 cells an axis: by the dual between the cells, for densities constant
+      in cells, with the displacement interpolation as `geodesic`. `certificate.dual` and `certificate.primal` bracket
+      the $W_2^2$ of the masses at the cell centres rigorously; that of the densities is not above `primal`;
+    - in space, on fewer cells and with `solver=tw.Sinkhorn(epsilon)`: `distance_squared` is the middle of such a
+      bracket, wrong by at most half of `certificate.gap` for the masses at the centres; without a geodesic;
+    - on grids of two and three dimensions equal densities are at distance zero, and the way is straight: it goes
+      through the obstacles of a mask. See `docs/transport.md`.
 
     `distance_squared` can be differentiated by the values, positions, weights and moments. What runs on the host
     (assignment, linear program) cannot be inside `jax.jit`; inside `jax.grad` it can.

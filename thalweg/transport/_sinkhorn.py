@@ -30,10 +30,12 @@ _COOLING = 0.7
 
 
 class EntropicCoupling(AbstractCoupling):
-    r"""A coupling of all with all, $\gamma_{ij} = u_i e^{-|x_i - y_j|^2/\varepsilon} w_j + r_i s_j$, by rows on demand.
+    r"""A coupling of all with all, by rows on demand: $\gamma_{ij} = \sum_k u^k_i e^{-|x_i - y_j|^2/\varepsilon_k}
+    w^k_j + r_i s_j$, layers of growing $\varepsilon_k$ of which each carries what the one before has left.
 
-    `log_left` and `log_right` are $\log u$ and $\log w$; the last term, of the size of what Sinkhorn's iteration left
-    over, makes the marginals exact.
+    `log_left` and `log_right` are $\log u^k$ and $\log w^k$, shapes `(num_layers, num_points)`; the last term, of the
+    size of what the last layer has left, makes the marginals exact. Along an axis with a period the way is the shorter
+    one.
     """
 
     sources: Array
@@ -41,27 +43,45 @@ class EntropicCoupling(AbstractCoupling):
     log_left: Array
     log_right: Array
     rest: tuple[Array, Array]
-    epsilon: float = eqx.field(static=True)
+    epsilons: tuple[float, ...] = eqx.field(static=True)
+    periods: tuple[float | None, ...] = eqx.field(static=True)
+
+    def _ways(self, index: Array) -> Array:
+        """From one source to all images."""
+        ways = self.images - self.sources[index][None]
+        for axis, period in enumerate(self.periods):
+            if period is not None:
+                ways = ways.at[:, axis].add(-period * jnp.round(ways[:, axis] / period))
+        return ways
 
     def row(self, index: Array) -> Array:
         """$\\gamma_{i\\cdot}$, the masses that go from one particle to all, shape `(num_images,)`."""
-        lengths = jnp.sum((self.sources[index][None] - self.images) ** 2, axis=1)
-        plan = jnp.exp(self.log_left[index] + self.log_right - lengths / self.epsilon)
-        return plan + self.rest[0][index] * self.rest[1]
+        lengths = jnp.sum(self._ways(index) ** 2, axis=1)
+        plan = self.rest[0][index] * self.rest[1]
+        for k, epsilon in enumerate(self.epsilons):
+            plan = plan + jnp.exp(self.log_left[k, index] + self.log_right[k] - lengths / epsilon)
+        return plan
 
     @property
     def transposed(self) -> "EntropicCoupling":
         """The same coupling, from the ends to the starts."""
-        left, right = self.rest
-        return EntropicCoupling(self.images, self.sources, self.log_right, self.log_left, (right, left), self.epsilon)
+        rest = (self.rest[1], self.rest[0])
+        swapped = (self.images, self.sources, self.log_right, self.log_left)
+        return EntropicCoupling(*swapped, rest, self.epsilons, self.periods)
 
     def over_rows(self, function: Callable[[Array, Array], Any]) -> Any:
         """`function(i, row)` for every row, in tiles."""
         return jax.lax.map(lambda i: function(i, self.row(i)), jnp.arange(self.sources.shape[0]), batch_size=_TILE)
 
     def expect(self, function: Callable[..., Any]) -> Scalar:
-        r"""$\int f(x, y)\,\mathrm d\gamma$ for a function of two points."""
-        one = lambda i, row: jnp.sum(row * jax.vmap(lambda y: function(self.sources[i], y))(self.images))  # noqa: E731
+        r"""$\int f(x, y)\,\mathrm d\gamma$ for a function of two points. On a periodic axis y is the image
+        that is nearest to x.
+        """
+
+        def one(i: Array, row: Array) -> Scalar:
+            x = self.sources[i]
+            return jnp.sum(row * jax.vmap(lambda way: function(x, x + way))(self._ways(i)))
+
         return jnp.sum(self.over_rows(one))
 
 
@@ -72,8 +92,8 @@ class NoGeodesic(eqx.Module):
         """Raises: there is none."""
         raise UnsupportedCombination(
             "An entropic plan sends each point to many places, so it gives no geodesic.\n"
-            "Densities on planes and in space have `found.map` only; particles have one with `solver=None` (exact), if "
-            "there are not too many."
+            "With `solver=None` densities on planes of at least 16 cells an axis have one, and particles (exact), if "
+            "there\nare not too many."
         )
 
     def action(self) -> Any:
@@ -190,11 +210,14 @@ def _softly_transformed(points: Array, others: Array, potential: Array, weights:
 def _rounded(x: Array, y: Array, w: Array, v: Array, f: Array, g: Array, epsilon: float) -> EntropicCoupling:
     """The plan of two potentials, scaled down where it has too much and filled up where it has too little."""
     zero = (jnp.zeros_like(w), jnp.zeros_like(v))
-    plan = EntropicCoupling(x, y, jnp.log(w) + f / epsilon, jnp.log(v) + g / epsilon, zero, epsilon)
+    left, right = (jnp.log(w) + f / epsilon)[None], (jnp.log(v) + g / epsilon)[None]
+    plan = EntropicCoupling(x, y, left, right, zero, (epsilon,), (None,) * x.shape[1])
     sums = plan.over_rows(lambda i, masses: jnp.sum(masses))
-    plan = eqx.tree_at(lambda p: p.log_left, plan, plan.log_left + jnp.minimum(jnp.log(w) - jnp.log(sums), 0))
+    over = jnp.minimum(jnp.log(w) - jnp.log(sums), 0)
+    plan = eqx.tree_at(lambda p: p.log_left, plan, plan.log_left + over[None])
     columns = plan.transposed.over_rows(lambda j, masses: jnp.sum(masses))
-    plan = eqx.tree_at(lambda p: p.log_right, plan, plan.log_right + jnp.minimum(jnp.log(v) - jnp.log(columns), 0))
+    over = jnp.minimum(jnp.log(v) - jnp.log(columns), 0)
+    plan = eqx.tree_at(lambda p: p.log_right, plan, plan.log_right + over[None])
     missing_rows = jnp.maximum(w - plan.over_rows(lambda i, masses: jnp.sum(masses)), 0)
     missing_columns = jnp.maximum(v - plan.transposed.over_rows(lambda j, masses: jnp.sum(masses)), 0)
     total = jnp.sum(missing_rows)
