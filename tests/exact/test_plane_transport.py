@@ -165,6 +165,20 @@ def test_units_of_length_and_turns_of_a_torus_change_nothing():
     np.testing.assert_allclose(large.geodesic(0.3).values * 1e6, found.geodesic(0.3).values, rtol=1e-6)
 
 
+def test_the_straight_way_goes_through_an_obstacle():
+    grid = tw.Grid((0.0, 0.0), (1.0, 1.0), (20, 20), mask=lambda x: ~((jnp.abs(x[0] - 0.5) < 0.1) & (x[1] < 0.7)))
+    left, right = (
+        tw.GridDensity.from_function(lambda x, c=c: jnp.exp(-((x[0] - c) ** 2 + (x[1] - 0.3) ** 2) / 0.005), grid)
+        for c in (0.2, 0.8)
+    )
+    found = tw.wasserstein_distance(left, right)
+    np.testing.assert_allclose(found.distance, 0.6, rtol=0.01)
+    assert "through the obstacles" in found.certificate.statement
+    middle = found.geodesic(0.5)
+    assert middle.grid.mask is None
+    np.testing.assert_allclose(middle.mean(), [0.5, 0.3], atol=0.01)
+
+
 def test_equal_densities_rest_and_few_cells_have_a_bracket_but_no_way():
     a = tw.GridDensity.normalised(np.random.default_rng(0).random((16, 16)), tw.Grid((0.0, 0.0), (1.0, 1.0), (16, 16)))
     still = tw.wasserstein_distance(a, a)

@@ -87,7 +87,8 @@ def _by_the_dual(a: GridDensity, b: GridDensity) -> Transport:
     statement += "between the cells, not bounded below but for Σh²/6 under the other dual"
     # Whole cells are a longer way than parts of cells by no more than the variance of rounding, save at a front.
     variance = sum(h**2 for h in grid.spacing) / 6
-    value = _differentiable(a, b, jnp.clip(between, dual - variance, plan.cost), phi, psi)
+    least = jnp.maximum(dual - variance, 0)
+    value = _differentiable(a, b, jnp.clip(between, least, plan.cost), phi, psi)
     way = moves(-functions[0], grid, STEP)
     images = grid.centres.astype(a.values.dtype) + centre_ways(way, grid)
     certificate = Certificate(plan.cost, dual, statement)

@@ -48,6 +48,8 @@ class GridMap(eqx.Module):
 class PlaneGeodesic(eqx.Module):
     """The displacement interpolation between two densities on a plane grid: `geodesic(t)` is a density on that grid.
 
+    (Without its mask: the way is straight, through obstacles.)
+
     `velocities(t)` is the velocity at the cell centres, shape `(*shape, 2)`. Mass is kept exactly and no density is
     negative: what folds of the map make negative at a front is cut off and the rest scaled.
     """
@@ -61,7 +63,8 @@ class PlaneGeodesic(eqx.Module):
         time = as_time(time, self.start.values.dtype)
         ahead, behind = _on_the_way(self.start, self.potentials[0], time), self._from_the_end(time)
         values = (1 - time) * ahead[0] + time * behind[0]
-        return GridDensity(values, self.start.grid)
+        grid = self.start.grid
+        return GridDensity(values, Grid(grid.lower, grid.upper, grid.shape, grid.boundary))
 
     def _from_the_end(self, time: Scalar) -> tuple[Array, Moves]:
         return _on_the_way(self.end, self.potentials[1], 1 - time)
