@@ -25,7 +25,7 @@ demo: $(CLI)
 	$(BIN)/thalweg demo
 
 test: $(DEV)
-	$(BIN)/python -m pytest -n $(WORKERS) --durations=15 $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --durations=15 $(ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff check .

@@ -152,7 +152,7 @@ def report(rows: Mapping[str, dict]) -> list[str]:
         if "later" in row:
             residual = "–" if row["residual"] is None else f"{row['residual']:.1e}"
             seconds = [f"{row[key]:.2g}" for key in ("compile", "cpu", "later")]
-            if row["stopped"] is not None:
+            if row.get("stopped") is not None:
                 seconds[1:] = [f"step {row['stopped']} does not converge", "–"]
             table.append([row["solver"], f"{row['n']}²", *seconds, f"{row['mass']:.1e}", residual])
     header = ["", "cells", "compilation", "first step", "later steps", "mass error", "residual"]
@@ -184,7 +184,7 @@ def targets(rows: Mapping[str, dict]) -> Iterator[tuple[str, str, str, bool]]:
             found = (row["cpu"], row["later"], residual, row["mass"])
             limits = (*SECONDS[row["n"]], 1e-6, 1e-13)
             for (what, aim), value, limit in zip(_aims("speed", row["n"]), found, limits, strict=True):
-                if row["stopped"] is None:
+                if row.get("stopped") is None:
                     yield (what, aim, f"{value:.2g}", value <= limit)
                 else:
                     yield (what, aim, f"step {row['stopped']} does not converge", False)

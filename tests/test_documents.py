@@ -25,6 +25,7 @@ def test_the_python_of_the_readme_runs_from_top_to_bottom():
     assert abs(float(sde.final.state.mean()[0]) - mean) < 0.15
 
 
+@pytest.mark.xdist_group("table of combinations")
 def test_the_table_of_combinations_is_what_the_library_answers():
     from thalweg.cli._combinations import as_markdown
 

@@ -14,6 +14,10 @@ from thalweg.schemes import AbstractScheme
 from thalweg.states import AbstractState
 
 
+# With `--dist loadgroup` one worker asks for the table, once.
+pytestmark = pytest.mark.xdist_group("table of combinations")
+
+
 @pytest.fixture(scope="module")
 def found():
     return find_combinations()

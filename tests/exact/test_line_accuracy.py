@@ -157,8 +157,8 @@ def test_the_derivative_of_a_step_is_that_of_the_closed_form():
     def deviation(temperature):
         return moments(scheme.step(energy(temperature), W2, start, None, None)[0])[1]
 
-    found = float(jax.grad(deviation)(jnp.asarray(TEMPERATURE)))
-    expected = float(jax.grad(lambda t: closed_form(1.0, 0.5, 0.5, t)[1])(jnp.asarray(TEMPERATURE)))
+    found = float(jax.jit(jax.grad(deviation))(jnp.asarray(TEMPERATURE)))
+    expected = float(jax.jit(jax.grad(lambda t: closed_form(1.0, 0.5, 0.5, t)[1]))(jnp.asarray(TEMPERATURE)))
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 

@@ -429,7 +429,9 @@ def test_every_name_of_a_class_is_its_own():
     expected = {
         cls: cls.__name__ if names.count(cls.__name__) == 1 else f"{cls.__module__}.{cls.__name__}" for cls in classes
     }
-    assert {cls: name for name, cls in known_classes().items()} == expected
+    known = {cls: name for name, cls in known_classes().items()}
+    # Those are known too once something has imported them.
+    assert {cls: name for cls, name in known.items() if not cls.__module__.startswith("thalweg.interop.")} == expected
     assert known_classes()["thalweg.states._grid_function.Dirichlet"] is tw.Dirichlet
 
 
