@@ -30,7 +30,7 @@ import jaxtyping
 import pytest
 from hypothesis import settings
 
-# Programs kept by JAX's caches are many objects that live on; to look through all of them more rarely saves some percent.
+# Programs kept by JAX's caches are many objects that live on; looking through them more rarely saves some percent.
 gc.freeze()
 gc.set_threshold(20_000, 20, 20)
 

@@ -13,7 +13,6 @@ from thalweg.geometries import AbstractGeometry
 from thalweg.schemes import AbstractScheme
 from thalweg.states import AbstractState
 
-
 # With `--dist loadgroup` one worker asks for the table, once.
 pytestmark = pytest.mark.xdist_group("table of combinations")
 
