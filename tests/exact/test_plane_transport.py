@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.optimize
 
 import thalweg as tw
 
@@ -54,12 +55,13 @@ def test_products_have_the_sum_of_the_distances_of_their_factors(lines, shape):
     exact = sum(float(tw.wasserstein_distance(*pair).distance_squared) for pair in pairs)
     found = tw.wasserstein_distance(*(product(pairs[0][k], pairs[1][k]) for k in (0, 1)))
     cell = sum(h**2 for h in found.start.grid.spacing)
-    # Up to 0.05 of the cells was measured where the map has no jump. On the torus the mass parts in the middle and goes
-    # both ways around, where the transforms between the cells are off by half of them.
+    # Σh². Up to 0.05 of it was measured where the map has no jump. On the torus the mass parts in the middle and goes
+    # both ways around, and 0.42 was measured.
     parted = lines == "a torus"
     assert abs(float(found.distance_squared) - exact) < (0.6 if parted else 0.08) * cell
     assert exact < float(found.certificate.primal)
-    assert float(found.certificate.gap) < (3 if parted else 1.5) * cell
+    # 0.6, 2.0 and 1.0 were measured; with one layer in place of three 0.64, 2.7 and 1.4.
+    assert float(found.certificate.gap) < {"walls": 0.7, "a torus": 2.3, "a tube": 1.1}[lines] * cell
     if not parted:
         # The map is the pair of their maps, in the middle of the mass.
         point = jnp.asarray([places[0][0][0] + 0.02, places[1][0][0] - 0.03])
@@ -105,36 +107,54 @@ def gaussians():
 def test_gaussians_have_their_closed_forms_at_both_ends_and_on_the_way(gaussians):
     families, (a, b), found = gaussians
     exact = tw.wasserstein_distance(*families)
-    np.testing.assert_allclose(found.distance_squared, exact.distance_squared, rtol=1e-3)
-    np.testing.assert_allclose(found.geodesic.action(), exact.distance_squared, rtol=5e-3)
+    # A cell is a quarter of the least deviation. Every tolerance here is two or three times what was measured.
+    np.testing.assert_allclose(found.distance_squared, exact.distance_squared, rtol=7e-4)
+    np.testing.assert_allclose(found.geodesic.action(), exact.distance_squared, rtol=1.2e-3)
     square = found.coupling.expect(lambda x, y: jnp.sum((x - y) ** 2))
-    np.testing.assert_allclose(square, exact.distance_squared, rtol=2e-3)
+    np.testing.assert_allclose(square, exact.distance_squared, rtol=1.2e-3)
     # The second marginal of the coupling, by a moment.
     np.testing.assert_allclose(
-        found.coupling.expect(lambda x, y: y[0] * y[1]), families[1].covariance[0, 1] - 0.18, atol=3e-3
+        found.coupling.expect(lambda x, y: y[0] * y[1]), families[1].covariance[0, 1] - 0.18, atol=8e-4
     )
     for time in (0.25, 0.5, 0.75):
         state, middle = found.geodesic(time), exact.geodesic(time)
         np.testing.assert_allclose(state.mass, 1, rtol=1e-13)
         assert float(jnp.min(state.values)) >= 0
         expected = jax.vmap(jax.vmap(lambda x, m=middle: jnp.exp(m.log_density(x))))(state.grid.centres)
-        assert float(jnp.sum(jnp.abs(state.values - expected)) * state.grid.cell_volume) < 0.02
+        assert float(jnp.sum(jnp.abs(state.values - expected)) * state.grid.cell_volume) < 2.5e-3
         where = expected > 0.05 * jnp.max(expected)
         velocity = jax.vmap(jax.vmap(exact.geodesic.velocity(time)))(state.grid.centres)
         np.testing.assert_allclose(
             jnp.where(where[..., None], found.geodesic.velocities(time), 0),
             jnp.where(where[..., None], velocity, 0),
-            atol=0.04,
+            atol=6e-3,
         )
     np.testing.assert_array_equal(found.geodesic(0.0).values, a.values)
     np.testing.assert_array_equal(found.geodesic(1.0).values, b.values)
+
+
+@pytest.mark.parametrize("variances", [(0.2, 0.8), (0.8, 0.2)])
+def test_the_value_is_that_of_densities_constant_in_cells(variances):
+    # The second moments of a density constant in cells are larger by h²/12 than those of the masses at the centres, and
+    # so W₂² is another by 0.04 Σh² here.
+    grid = tw.Grid((-5.0, -5.0), (5.0, 5.0), (64, 64))
+    square = grid.spacing[0] ** 2
+    normal = lambda x, variance, place: jnp.exp(-jnp.sum((x - place) ** 2) / (2 * variance))  # noqa: E731
+    a, b = (
+        tw.GridDensity.from_function(lambda x, v=v, c=c: normal(x, v, c), grid)
+        for v, c in zip(variances, (0.0, 0.3), strict=True)
+    )
+    wide, narrow = (np.sqrt(v + square / 12) for v in variances)
+    exact = 2 * 0.3**2 + 2 * (wide - narrow) ** 2
+    # 0.002 and 0.012 of Σh² were measured.
+    assert abs(float(tw.wasserstein_distance(a, b).distance_squared) - exact) < 0.025 * 2 * square
 
 
 def test_a_geodesic_has_constant_speed(gaussians):
     _, (a, _), found = gaussians
     for time in (0.25, 0.5):
         part = tw.wasserstein_distance(a, found.geodesic(time))
-        np.testing.assert_allclose(part.distance, time * found.distance, rtol=2e-3)
+        np.testing.assert_allclose(part.distance, time * found.distance, rtol=3e-4)
 
 
 def test_the_potentials_are_the_derivative_also_inside_jit(gaussians):
@@ -189,3 +209,43 @@ def test_equal_densities_rest_and_few_cells_have_a_bracket_but_no_way():
         tw.wasserstein_distance(few, few).geodesic(0.5)
     with pytest.raises(ValueError, match="between 0 and 1"):
         still.geodesic(1.5)
+
+
+def test_on_a_small_torus_the_plan_has_its_marginals_and_brackets_the_linear_program():
+    grid = tw.Grid((0.0, 0.0), (1.0, 1.2), (6, 5), CIRCLE)
+    rng = np.random.default_rng(1)
+    a, b = (tw.GridDensity.normalised(rng.random(grid.shape) * (rng.random(grid.shape) > 0.3), grid) for _ in (0, 1))
+    points = np.asarray(grid.centres).reshape(-1, 2)
+    apart = points[:, None] - points[None]
+    apart = apart - np.round(apart / [1.0, 1.2]) * [1.0, 1.2]
+    cost = np.sum(apart**2, axis=2)
+    w, v = (np.asarray(s.values).ravel() * grid.cell_volume for s in (a, b))
+    one = np.ones((1, len(w)))
+    sums = np.vstack([np.kron(np.eye(len(w)), one), np.kron(one, np.eye(len(w)))])
+    exact = scipy.optimize.linprog(cost.ravel(), A_eq=sums, b_eq=np.concatenate([w, v])).fun
+    found = tw.wasserstein_distance(a, b)
+    assert float(found.certificate.dual) < exact + 1e-12
+    assert exact < float(found.certificate.primal) + 1e-12
+    assert float(found.certificate.gap) < 0.2 * min(grid.spacing) ** 2
+    plan = np.asarray(found.coupling.over_rows(lambda i, row: row))
+    np.testing.assert_allclose(plan.sum(axis=1), w, atol=1e-13)
+    np.testing.assert_allclose(plan.sum(axis=0), v, atol=1e-13)
+    np.testing.assert_allclose(np.sum(plan * cost), found.certificate.primal, rtol=1e-12)
+    squared = found.coupling.expect(lambda x, y: jnp.sum((x - y) ** 2))
+    np.testing.assert_allclose(squared, found.certificate.primal, rtol=1e-12)
+
+
+@pytest.mark.parametrize("parts", [True, False], ids=["parts", "meets"])
+def test_a_heap_that_parts_leaves_the_middle_empty(parts):
+    # From its own side the rows at the jump of the map would be smeared over the gap: 0.04 of the mass.
+    grid = tw.Grid((-1.0, -1.0), (1.0, 1.0), (48, 48))
+    heap = lambda x, up: jnp.exp(-30 * ((x[0] - 0.9 * jnp.abs(up) + 0.5) ** 2 + (x[1] - 0.45 * up) ** 2))  # noqa: E731
+    one = tw.GridDensity.from_function(lambda x: heap(x, 0.0), grid)
+    two = tw.GridDensity.from_function(lambda x: heap(x, 1.0) + heap(x, -1.0), grid)
+    found = tw.wasserstein_distance(*((one, two) if parts else (two, one)))
+    middle = found.geodesic(0.5)
+    gap = jnp.abs(grid.centres[..., 1]) < 0.08
+    # Two or three times what was measured: 0.019 and 0.010 of the mass, and 0.3 % of the action.
+    assert float(jnp.sum(jnp.where(gap, middle.values, 0)) * grid.cell_volume) < 0.03
+    np.testing.assert_allclose(found.geodesic.action(), found.distance_squared, rtol=7e-3)
+    np.testing.assert_allclose(tw.wasserstein_distance(found.start, middle).distance, 0.5 * found.distance, rtol=1e-3)

@@ -31,7 +31,8 @@ _UNIT_TOLERANCE = 1e-4
 class Certificate(eqx.Module):
     r"""How good a distance is: `primal` is the cost of the coupling that was found, `dual` what the potentials prove.
 
-    `gap` is their difference; `statement` says what it certifies.
+    `gap` is their difference; `statement` says what it certifies. (In the plane `primal` is the cost of a plan between
+    cells, which is not kept; the coupling that is given is that of the map.)
     """
 
     primal: Scalar
@@ -93,12 +94,13 @@ class Transport(eqx.Module):
     - `map`: a function of one point, $x \mapsto T(x)$, that carries `start` to `end`; for particles the images of the
       particles of `start`, shape `(num_particles, dim)` (where one is split, the mean of its images);
     - `coupling`: $\gamma$ of the definition; `coupling.expect(lambda x, y: …)` integrates against it;
-    - `potentials`: $(\varphi, \psi)$ with $\varphi(x) + \psi(y) \le |x - y|^2$: cell averages on grids, values at
-      particles, functions of a point for Gaussians. They are the derivatives of $W_2^2$ by the two densities;
+    - `potentials`: $(\varphi, \psi)$ with $\varphi(x) + \psi(y) \le |x - y|^2$: cell averages on the line, values at
+      cell centres in the plane and in space and at particles, functions of a point for Gaussians. They are the
+      derivatives of $W_2^2$ by the two densities;
     - `certificate`: the duality gap and what it certifies;
     - `geodesic`: `geodesic(t)` is the displacement interpolation $((1-t)\,\mathrm{Id} + tT)_\# a$, a state of the same
       kind; `geodesic.action()` is its Benamou–Brenier action $\int_0^1\!\int |v|^2\,\mathrm dq_t\,\mathrm dt$, equal
-      to $W_2^2$;
+      to $W_2^2$ (in the plane to the error of the cells);
     - `method`: how it was computed.
     """
 

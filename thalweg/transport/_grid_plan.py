@@ -107,6 +107,7 @@ def plan_of(potential: Array, masses_a: Array, masses_b: Array, grid: Grid, epsi
         rate = 1 / epsilon
         sums = lambda z: _soft_sum(z, grid, rate, flat)  # noqa: E731
         f = swept(potential, w, v, grid, epsilon, _SWEEPS)
+        # Where nothing is left for a layer its potential is not finite, and of no use.
         f = jnp.where(jnp.isfinite(f), f, 0)
         left, right = jnp.log(w) + rate * f, jnp.log(v) + rate * _softly(w, f, grid, epsilon)
         left = left + jnp.where(w > 0, jnp.minimum(jnp.log(w) - left - sums(right), 0), 0)

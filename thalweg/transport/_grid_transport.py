@@ -81,11 +81,13 @@ def _by_sinkhorn(a: GridDensity, b: GridDensity, solver: Sinkhorn) -> Transport:
 
 def _by_the_dual(a: GridDensity, b: GridDensity) -> Transport:
     grid, epsilon = a.grid, _default_epsilon(a.grid)
-    phi, psi, functions, between, plan, dual = _from_the_dual(a.values, b.values, grid, epsilon)
+    phi, psi, functions, between, plan, dual, rough = _from_the_dual(a.values, b.values, grid, epsilon)
     statement = _statement(grid, plan, epsilon)
-    statement += "; of the densities, constant in cells, primal is a bound too, and the value given is the dual "
-    statement += "between the cells, not bounded below but for Σh²/6 under the other dual"
-    # Whole cells are a longer way than parts of cells by no more than the variance of rounding, save at a front.
+    statement += "; that of the densities, constant in cells, is not above primal; the value given is the dual between "
+    statement += "the cells, and at least dual - Σh²/6 (no proof)"
+    if is_concrete(rough) and bool(rough):
+        statement += ": the map jumps or the densities are rough, so it may be off by Σh²"
+    # By the variance of rounding to centres, whole cells are further apart where the map does not jump.
     variance = sum(h**2 for h in grid.spacing) / 6
     least = jnp.maximum(dual - variance, 0)
     value = _differentiable(a, b, jnp.clip(between, least, plan.cost), phi, psi)
@@ -104,7 +106,8 @@ def _statement(grid: Grid, plan: Plan, epsilon: float) -> str:
     if grid.mask is not None:
         text += "; |x − y| is the straight way, through the obstacles of the mask"
     if is_concrete(plan.missed) and not float(plan.missed) <= _ROUNDING:
-        text += f"; the coupling misses its marginals by {float(plan.missed):.1e} of the mass, so primal is no bound"
+        text += f"; the plan misses its marginals by {float(plan.missed):.1e} of the mass, and primal is no bound by "
+        text += "as much of a squared distance"
     return text
 
 
@@ -149,7 +152,7 @@ def _from_sinkhorn(
 @eqx.filter_jit
 def _from_the_dual(
     a: Array, b: Array, grid: Grid, epsilon: float
-) -> tuple[Array, Array, tuple[Array, Array], Scalar, Plan, Scalar]:
+) -> tuple[Array, Array, tuple[Array, Array], Scalar, Plan, Scalar, Flag]:
     a, b = jax.lax.stop_gradient((a, b))
     w, v = a / jnp.sum(a), b / jnp.sum(b)
     volume = grid.cell_volume
@@ -159,7 +162,7 @@ def _from_the_dual(
     f = swept(-found.potential, w, v, grid, epsilon, jnp.where(rough, _MORE_SWEEPS, 0))
     f = jnp.where(jnp.all(w == v), 0, f)
     phi, psi, dual = _feasible(f, w, v, grid)
-    return phi, psi, (f, between_cells(-f, grid, STEP)), found.value, plan_of(f, w, v, grid, epsilon), dual
+    return phi, psi, (f, between_cells(-f, grid, STEP)), found.value, plan_of(f, w, v, grid, epsilon), dual, rough
 
 
 def _feasible(f: Array, w: Array, v: Array, grid: Grid) -> tuple[Array, Array, Scalar]:

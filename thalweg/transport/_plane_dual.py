@@ -54,7 +54,6 @@ class Dual(NamedTuple):
     potential: Array
     value: Scalar
     gain: Scalar
-    num_steps: Count
 
 
 class _Carry(NamedTuple):
@@ -84,7 +83,7 @@ def plane_dual(a: Array, b: Array, grid: Grid, tolerance: float, max_steps: int)
     least = jnp.asarray(-jnp.inf, start.dtype)
     zero, one = jnp.zeros((), jnp.int32), jnp.ones((), start.dtype)
     # The first step goes nowhere, so that nothing is compiled twice.
-    begin = _Carry(Dual(start, least, -least, zero), start, jnp.zeros_like(start), one, least, zero, zero)
+    begin = _Carry(Dual(start, least, -least), start, jnp.zeros_like(start), one, least, zero, zero)
 
     def body(carry: _Carry) -> _Carry:
         potential, value = _point(carry.potential + carry.length * carry.direction, a, b, grid)
@@ -94,7 +93,7 @@ def plane_dual(a: Array, b: Array, grid: Grid, tolerance: float, max_steps: int)
         def taken() -> _Carry:
             direction, gain = _direction(potential, a, table, grid)
             idle = jnp.where(value > carry.best.value + _RISE * size, 0, carry.idle + 1)
-            trial = Dual(potential, value, gain, carry.count)
+            trial = Dual(potential, value, gain)
             best = jax.tree.map(lambda new, old: jnp.where(value > carry.best.value, new, old), trial, carry.best)
             return _Carry(best, potential, direction, jnp.minimum(2 * carry.length, 1), value, idle, carry.count + 1)
 
@@ -107,8 +106,7 @@ def plane_dual(a: Array, b: Array, grid: Grid, tolerance: float, max_steps: int)
         finished = (carry.best.gain <= tolerance * jnp.abs(carry.best.value)) | (carry.idle >= _MOST_IDLE)
         return (carry.count == 0) | (~finished & (carry.count < max_steps))
 
-    end = jax.lax.while_loop(unfinished, body, begin)
-    return end.best._replace(num_steps=end.count)
+    return jax.lax.while_loop(unfinished, body, begin).best
 
 
 def _start(a: Array, b: Array, grid: Grid) -> Array:
