@@ -10,7 +10,7 @@ import pytest
 import thalweg as tw
 from thalweg.energies import decompose
 from thalweg.schemes._implicit_euler import implicit_euler
-from thalweg.schemes._implicit_volume import _value_and_size
+from thalweg.schemes._rounding import terms_of
 
 W2 = tw.Wasserstein()
 BOWL = tw.PotentialEnergy(lambda x: 4 * jnp.sum(x**2) + 0.5 * jnp.sin(9 * x[0]))
@@ -31,7 +31,7 @@ def steps(energy, state, tau, number, tolerance=1e-11):
         def body(values, _):
             here = tw.GridDensity(values, start.grid)
             step = implicit_euler(structure, None, here, jnp.asarray(tau), tolerance, jnp.asarray(False))
-            value, size = _value_and_size(structure, tw.GridDensity(step.values, start.grid))
+            value, size = terms_of(structure, tw.GridDensity(step.values, start.grid))
             return step.values, (step.values, value, size, step.converged)
 
         return jax.lax.scan(body, start.values, None, length=number)[1]
@@ -56,7 +56,7 @@ def test_a_thousand_steps_keep_mass_sign_and_energy_law(name):
         def body(values, _):
             here = tw.GridDensity(values, grid)
             done = solver.advance(energy, W2, here, jnp.asarray(2e-3), jnp.asarray(2e-3))
-            value, size = _value_and_size(structure, done.state)
+            value, size = terms_of(structure, done.state)
             return done.state.values, (done.state.values, value, size, done.result == tw.RESULTS.successful)
 
         return jax.lax.scan(body, values, None, length=1000)[1]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import thalweg as tw
+from tests.exact.jko_cases import assert_lawful, averaged, disc, many_wells, square
 from thalweg.transport._continuation import continuation, continued, gathered
 from thalweg.transport._filling import smoothly_filled
 from thalweg.transport._image_mass import carried, carried_and_sensitivity, mass_table, moves, varied
@@ -15,37 +16,16 @@ from thalweg.transport._unsymmetric import conjugate_residuals
 W2 = tw.Wasserstein()
 
 
-def square(n, boundary=None):
-    return tw.Grid((0.0, 0.0), (1.0, 1.0), (n, n), boundary or tw.NoFlux())
-
-
-def averaged(n, fn):
-    """Cell averages on the unit square of a function of the squared distance from its centre, with unit mass."""
-    line = (np.arange(8 * n) + 0.5) / (8 * n) - 0.5
-    values = fn(line[:, None] ** 2 + line[None] ** 2).reshape(n, 8, n, 8).mean((1, 3))
-    return values / values.mean()
-
-
 def flowed(energy, q0, step, num_steps=1, **options):
     scheme = tw.Proximal(step, solver=tw.MongeAmpereJKO(**options))
     return tw.flow(energy, q0, geometry=W2, scheme=scheme, num_steps=num_steps)
-
-
-def assert_lawful(path, step_size, residual=1e-6):
-    """Mass, sign, the residual, and the certificate of a true minimum, at every step."""
-    for k in range(path.energies.shape[0]):
-        state = path.state_at(k)
-        np.testing.assert_allclose(float(state.mass), 1, atol=1e-13)
-        assert float(jnp.min(state.values)) >= 0
-    assert bool(jnp.all(path.measurements["residual"][1:] <= residual))
-    assert bool(jnp.all(path.energies[1:] + path.distances_squared[1:] / (2 * step_size) <= path.energies[:-1]))
 
 
 def test_steps_of_a_barenblatt_profile_stay_in_its_family():
     n, step, start = 64, 9.215e-5, 0.1999746
     profile = lambda radius: averaged(n, lambda r2: np.maximum(1 - r2 / radius**2, 0))  # noqa: E731
     path = flowed(tw.PorousMedium(2.0), tw.GridDensity.normalised(jnp.asarray(profile(start)), square(n)), step, 2)
-    assert_lawful(path, step)
+    assert_lawful(path, step, 1e-6)
     for k, radius in ((1, 0.2215524), (2, 0.2387871)):
         # 1.2e-3 and 1.5e-3 were measured: of the front, where a cell is the unit.
         assert float(jnp.mean(jnp.abs(path.state_at(k).values - profile(radius)))) < 2e-3
@@ -62,7 +42,7 @@ def test_a_large_step_of_a_gaussian_meets_its_closed_form_and_the_gibbs_state_st
         return tw.GridDensity.from_function(lambda x: jnp.exp(-jnp.sum((x - mean) ** 2) / (2 * deviation**2)), grid)
 
     path = flowed(energy, gaussian(1.0, deviation), step)
-    assert_lawful(path, step)
+    assert_lawful(path, step, 1e-6)
     shrink = 1 + step * rate
     after = (deviation + np.sqrt(deviation**2 + 4 * temperature * step * shrink)) / (2 * shrink)
     expected, mean = gaussian((1 + step * rate * centre) / shrink, after), (1 + step * rate * centre) / shrink
@@ -80,18 +60,14 @@ def test_a_large_step_of_a_gaussian_meets_its_closed_form_and_the_gibbs_state_st
 
 @pytest.mark.slow
 def test_a_disc_with_a_jump_moves_by_many_cells_and_lands_where_a_finer_grid_puts_it():
-    wave = lambda x: jnp.prod(jnp.sin(3 * jnp.pi * x))  # noqa: E731
-    energy, step = tw.PotentialEnergy(wave) + 0.05 * tw.PorousMedium(2.0), 0.005
-
-    def disc(n):
-        return tw.GridDensity.normalised(jnp.asarray(averaged(n, lambda r2: (r2 < 0.01) * 1.0)), square(n))
-
+    energy, step = tw.PotentialEnergy(many_wells) + 0.05 * tw.PorousMedium(2.0), 0.005
     coarse, fine = (flowed(energy, disc(n), step, 2) for n in (64, 128))
     for path in (coarse, fine):
-        assert_lawful(path, step)
+        assert_lawful(path, step, 1e-6)
         assert float(path.measurements["softened"][1]) > 0.05
         values = path.state_at(1).values
-        np.testing.assert_allclose(values, values[::-1, ::-1], atol=1e-4)
+        # The residual is an L¹ norm as a share of the mass: that is how far from symmetric the density may be.
+        assert float(jnp.mean(jnp.abs(values - values[::-1, ::-1]))) < 1e-5
         assert 9.5 < float(jnp.max(values)) < 10.5
     restricted = fine.final.state.values.reshape(64, 2, 64, 2).mean((1, 3))
     assert float(jnp.mean(jnp.abs(coarse.final.state.values - restricted))) < 0.02
@@ -102,7 +78,7 @@ def test_mass_that_is_driven_to_a_wall_stays_in_the_box_and_goes_around_a_torus(
     start = tw.GridDensity.from_function(lambda x: jnp.maximum(0.15**2 - jnp.sum((x - 0.5) ** 2), 0), square(48))
     energy = tw.PotentialEnergy(lambda x: 3 * x[0]) + 0.05 * tw.PorousMedium(2.0)
     path = flowed(energy, start, 0.02, 8)
-    assert_lawful(path, 0.02)
+    assert_lawful(path, 0.02, 1e-6)
     assert float(path.final.state.mean()[0]) < 0.2
     # On a torus a density and its flow can be moved by any number of cells.
     torus = square(32, tw.Periodic())
@@ -112,9 +88,10 @@ def test_mass_that_is_driven_to_a_wall_stays_in_the_box_and_goes_around_a_torus(
     for by in (0, 13):
         q0 = tw.GridDensity(jnp.roll(values, (by, by), (0, 1)), torus)
         path = flowed(0.1 * tw.PorousMedium(2.0), q0, 0.02)
-        assert_lawful(path, 0.02)
+        assert_lawful(path, 0.02, 1e-6)
         ends.append(jnp.roll(path.final.state.values, (-by, -by), (0, 1)))
-    np.testing.assert_allclose(*ends, atol=1e-4)
+    # To the residual that both have, in L¹.
+    assert float(jnp.mean(jnp.abs(ends[0] - ends[1]))) < 1e-5
 
 
 @pytest.mark.parametrize("boundary", [tw.NoFlux(), (tw.Periodic(), tw.NoFlux())])
@@ -216,7 +193,7 @@ def test_a_crowd_stays_below_its_ceiling_with_its_mass():
     energy = tw.PotentialEnergy(lambda x: 4 * x[0]) + 0.05 * tw.PorousMedium(2.0) + tw.Congestion(1.5)
     start = tw.GridDensity.from_function(lambda x: 1 + 0.2 * jnp.cos(jnp.pi * x[0]), square(24))
     path = flowed(energy, start, 0.05)
-    assert_lawful(path, 0.05)
+    assert_lawful(path, 0.05, 1e-6)
     assert 1.49 < float(jnp.max(path.final.state.values)) <= 1.5
 
 
@@ -254,12 +231,10 @@ def test_a_parabola_goes_on_by_itself_and_what_is_gathered_from_beyond_is_all_th
 
 @pytest.mark.slow
 def test_a_front_that_moves_by_twenty_cells_is_found_and_where_it_is_not_a_floor_serves():
-    wave = lambda x: jnp.prod(jnp.sin(3 * jnp.pi * x))  # noqa: E731
-    disc = tw.GridDensity.normalised(jnp.asarray(averaged(256, lambda r2: (r2 < 0.01) * 1.0)), square(256))
-    path = flowed(tw.PotentialEnergy(wave) + 0.05 * tw.PorousMedium(2.0), disc, 0.005, 2)
-    assert_lawful(path, 0.005)
+    path = flowed(tw.PotentialEnergy(many_wells) + 0.05 * tw.PorousMedium(2.0), disc(256), 0.005, 2)
+    assert_lawful(path, 0.005, 1e-6)
     assert bool(jnp.all(path.measurements["newton_steps"][1:] <= 12))
     # With m = 1.5 a density ends so gently that the cells at its front say nothing.
     one = averaged(64, lambda r2: (r2 < 0.0144) * 1.0)
     twins = tw.GridDensity.normalised(jnp.asarray(np.roll(one, 13, 0) + np.roll(one, -13, 0)), square(64))
-    assert_lawful(flowed(0.02 * tw.PorousMedium(1.5), twins, 0.01, 2), 0.01)
+    assert_lawful(flowed(0.02 * tw.PorousMedium(1.5), twins, 0.01, 2), 0.01, 1e-6)

@@ -20,10 +20,11 @@ import jax.numpy as jnp
 
 from thalweg._result import RESULTS
 from thalweg._types import Array, Count, Flag, Scalar
-from thalweg.energies import AbstractEnergy, Decomposition, decompose
+from thalweg.energies import AbstractEnergy, decompose
 from thalweg.geometries import AbstractGeometry
 from thalweg.geometries.wasserstein._grid import GridMetric
 from thalweg.schemes._grid_integrator import AbstractGridIntegrator, Advance
+from thalweg.schemes._rounding import terms_of
 from thalweg.schemes._second_order import composed_step
 from thalweg.states import GridDensity
 
@@ -108,7 +109,7 @@ class ImplicitFiniteVolume(AbstractGridIntegrator):
             step = composed_step(
                 structure, mobility, at(c.values), tau, self.order, self.newton_tolerance, upwind, euler
             )
-            value, size = _value_and_size(structure, at(step.values))
+            value, size = terms_of(structure, at(step.values))
             solved = step.converged & (value <= c.value + 1e-13 * jnp.maximum(size, c.size))
             # The energy lost differs from what the rates of the stages say by O(τ²), with order two by O(τ³). Where the
             # substeps lie is no part of the derivative.
@@ -139,7 +140,7 @@ class ImplicitFiniteVolume(AbstractGridIntegrator):
             )
 
         zero = jnp.zeros((), dtype)
-        value, size = _value_and_size(structure, state)
+        value, size = terms_of(structure, state)
         names = _COUNTS + _SECOND_ORDER_COUNTS
         begin = _Progress(
             zero,
@@ -179,13 +180,3 @@ class _Progress(NamedTuple):
     attempt: Count
     failed: Flag
     counts: Array
-
-
-def _value_and_size(structure: Decomposition, state: GridDensity) -> tuple[Scalar, Scalar]:
-    """The energy, and the sum of the sizes of its terms."""
-    terms = structure.potential + structure.local + structure.interaction + structure.remainder
-    parts = [jnp.asarray(term.scale, state.values.dtype) * term.energy(state) for term in terms]
-    if structure.temperature is not None:
-        parts.append(jnp.asarray(structure.temperature, state.values.dtype) * state.negative_entropy())
-    parts = jnp.stack(parts)
-    return jnp.sum(parts), jnp.sum(jnp.abs(parts))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from thalweg import _tree
 from thalweg._types import Scalar, State
-from thalweg.energies import AbstractEnergy, decompose
+from thalweg.energies import AbstractEnergy, Decomposition, decompose
 from thalweg.states import GridDensity, moving
 
 
@@ -26,20 +26,18 @@ def value_and_size(energy: AbstractEnergy, state: State) -> tuple[Scalar, Scalar
     free = moving(state)
     value, slope = jax.value_and_grad(lambda part: energy(eqx.combine(part, state)))(free)
     along = jax.tree.map(lambda x, g: jnp.sum(jnp.abs(x * g)), _tree.floating(free), _tree.floating(slope))
-    return value, _sizes_of_terms(energy, state, value) + _tree.total(along).astype(value.dtype)
+    return value, terms_of(decompose(energy), state)[1].astype(value.dtype) + _tree.total(along).astype(value.dtype)
 
 
-def _sizes_of_terms(energy: AbstractEnergy, state: State, value: Scalar) -> Scalar:
-    structure = decompose(energy)
+def terms_of(structure: Decomposition, state: State) -> tuple[Scalar, Scalar]:
+    """The sum of the terms of an energy, and the sum of their sizes."""
     terms = structure.potential + structure.local + structure.interaction + structure.proximable + structure.remainder
-    if structure.temperature is None and len(terms) < 2:
-        return jnp.abs(value)
-    size = jnp.zeros_like(value)
-    for term in terms:
-        size = size + jnp.abs(jnp.asarray(term.scale, value.dtype) * term.energy(state))
+    values = [term.energy(state) for term in terms]
+    scales = [term.scale for term in terms]
     if structure.temperature is not None:
-        size = size + jnp.abs(jnp.asarray(structure.temperature, value.dtype)) * (1 + jnp.abs(state.negative_entropy()))
-    return size
+        values, scales = [*values, state.negative_entropy()], [*scales, structure.temperature]
+    parts = jnp.stack([jnp.asarray(scale, value.dtype) * value for scale, value in zip(scales, values, strict=True)])
+    return jnp.sum(parts), jnp.sum(jnp.abs(parts))
 
 
 def _size_on_grid(energy: AbstractEnergy, state: GridDensity) -> Scalar:

@@ -23,7 +23,7 @@ from thalweg.energies import AbstractEnergy, decompose
 from thalweg.geometries import AbstractMetric
 from thalweg.geometries.wasserstein import GridMetric
 from thalweg.schemes._implicit_euler import implicit_euler
-from thalweg.schemes.proximal_solvers._base import AbstractJKOSolver, JKOStep
+from thalweg.schemes.proximal_solvers._base import AbstractJKOSolver, JKOStep, why_not_in_the_plane
 from thalweg.schemes.proximal_solvers._conjugate import Conjugate
 from thalweg.states import Grid
 from thalweg.transport._between_cells import between_cells
@@ -101,16 +101,9 @@ class BackAndForth(AbstractJKOSolver):
 
     def why_unsupported(self, energy: AbstractEnergy, metric: AbstractMetric) -> str | None:
         """Why it cannot take this step, or `None` if it can."""
-        if not isinstance(metric, GridMetric):
-            return "`BackAndForth` solves the JKO step of a `GridDensity` in the Wasserstein geometry."
-        if getattr(metric, "mobility", None) is not None:
-            return "`BackAndForth` knows the quadratic cost only: use `tw.Wasserstein()` without a mobility."
-        grid = metric.state.grid
-        if grid.dim != 2 or grid.mask is not None or any(grid.is_periodic(a) for a in range(grid.dim)):
-            return (
-                "`BackAndForth` is for grids of two dimensions with walls and without a mask; this one has shape "
-                f"{grid.shape}.\nUse `solver=tw.LinearisedJKO()` or `tw.Continuous(step_size)`."
-            )
+        reason = why_not_in_the_plane("BackAndForth", metric, torus=False)
+        if reason is not None:
+            return reason
         structure = decompose(energy)
         if structure.interaction or structure.remainder or structure.proximable or not Conjugate.serves(structure):
             return (

@@ -12,6 +12,7 @@ import equinox as eqx
 from thalweg._types import Flag, Scalar
 from thalweg.energies import AbstractEnergy
 from thalweg.geometries import AbstractMetric
+from thalweg.geometries.wasserstein import GridMetric
 from thalweg.states import GridDensity
 
 
@@ -51,3 +52,22 @@ class AbstractJKOSolver(eqx.Module):
     @abc.abstractmethod
     def distance_label(self) -> str:
         """Which distance it minimises with, for `path.stats`."""
+
+
+def why_not_in_the_plane(name: str, metric: AbstractMetric, torus: bool) -> str | None:
+    """Why a solver of the true step in the plane cannot serve a metric: its kind, its mobility or its grid. `torus`:
+    whether the solver takes periodic axes.
+    """
+    if not isinstance(metric, GridMetric):
+        return f"`{name}` solves the JKO step of a `GridDensity` in the Wasserstein geometry."
+    if metric.mobility is not None:
+        return f"`{name}` knows the quadratic cost only: use `tw.Wasserstein()` without a mobility."
+    grid = metric.state.grid
+    joined = any(grid.is_periodic(axis) for axis in range(grid.dim))
+    if grid.dim != 2 or grid.mask is not None or (joined and not torus):
+        kind = "two dimensions without a mask" if torus else "two dimensions with walls and without a mask"
+        return (
+            f"`{name}` is for grids of {kind}; this one has shape {grid.shape}.\n"
+            "Use `solver=tw.LinearisedJKO()` or `tw.Continuous(step_size)`."
+        )
+    return None

@@ -18,7 +18,7 @@ from thalweg._types import Array, Scalar
 from thalweg.energies import AbstractEnergy, decompose
 from thalweg.geometries import AbstractMetric
 from thalweg.geometries.wasserstein import GridMetric
-from thalweg.schemes.proximal_solvers._base import AbstractJKOSolver, JKOStep
+from thalweg.schemes.proximal_solvers._base import AbstractJKOSolver, JKOStep, why_not_in_the_plane
 from thalweg.schemes.proximal_solvers._conjugate import Conjugate
 from thalweg.schemes.proximal_solvers._monge_ampere_grids import Level, on_nested_grids
 from thalweg.transport._between_cells import between_cells
@@ -43,16 +43,15 @@ class MongeAmpereJKO(AbstractJKOSolver):
     by many cells. Mass is exact, $q \ge 0$, and a density at rest is kept to rounding.
 
     **Arguments:** `tolerance`: the step has converged when the residual $\|E^\mathsf T(q^+ - (X^{-1})_\#q_t)\|_{L^1}$,
-    with what is beyond a front gathered into the cells within, is at most this share of the
-    mass, and a tenth of what moves; it goes on to a thousandth of either where it can;
-    `max_steps`: of Newton's method on each grid.
+    with what is beyond a front gathered into the cells within, is at most this share of the mass, and a tenth of what
+    moves; it goes on to a thousandth of either where it can; `max_steps`: of Newton's method on each grid.
 
-    `path.measurements` has the `residual`, `at_front` (the same cell by cell: the error of cells that
-    a front cuts), the `duality_gap` (the cost of the plan less the dual by its transforms:
-    either sign, to the error of the cells), `newton_steps` and `products` on the finest grid, and `softened`: where
-    $q_t$ jumps and its jumps move by more than three cells, they are made four cells wide for the map, by so much in
-    $L^1$ as a share of the mass. The distance is that from the softened density then, too small by about the width of
-    the softening; a step that softens more than a third of the mass is a named failure.
+    `path.measurements` has the `residual`, `at_front` (the same cell by cell: the error of cells that a front cuts),
+    the `duality_gap` (the cost of the plan less the dual by its transforms: either sign, to the error of the cells),
+    `newton_steps` and `products` on the finest grid, and `softened`: where $q_t$ jumps and its jumps move by more than
+    three cells, they are made four cells wide for the map, by so much in $L^1$ as a share of the mass. The distance is
+    that from the softened density then, too small by about the width of the softening; a step that softens more than a
+    third of the mass is a named failure.
 
     **Source:** Benamou, Carlier, Mérigot, Oudet, *Discretization of functionals involving the Monge–Ampère operator*
     (2016), for the equation of a JKO step; Loeper, Rapetti (2005) for Newton's method. The discretisation by images of
@@ -71,16 +70,9 @@ class MongeAmpereJKO(AbstractJKOSolver):
 
     def why_unsupported(self, energy: AbstractEnergy, metric: AbstractMetric) -> str | None:
         """Why it cannot take this step, or `None` if it can."""
-        if not isinstance(metric, GridMetric):
-            return "`MongeAmpereJKO` solves the JKO step of a `GridDensity` in the Wasserstein geometry."
-        if getattr(metric, "mobility", None) is not None:
-            return "`MongeAmpereJKO` knows the quadratic cost only: use `tw.Wasserstein()` without a mobility."
-        grid = metric.state.grid
-        if grid.dim != 2 or grid.mask is not None:
-            return (
-                "`MongeAmpereJKO` is for grids of two dimensions without a mask; this one has shape "
-                f"{grid.shape}.\nUse `solver=tw.LinearisedJKO()` or `tw.Continuous(step_size)`."
-            )
+        reason = why_not_in_the_plane("MongeAmpereJKO", metric, torus=True)
+        if reason is not None:
+            return reason
         structure = decompose(energy)
         alone = structure.temperature is None and not structure.local
         alone = alone or (structure.temperature is not None and structure.ceiling is not None)
