@@ -238,3 +238,21 @@ def test_a_front_that_moves_by_twenty_cells_is_found_and_where_it_is_not_a_floor
     one = averaged(64, lambda r2: (r2 < 0.0144) * 1.0)
     twins = tw.GridDensity.normalised(jnp.asarray(np.roll(one, 13, 0) + np.roll(one, -13, 0)), square(64))
     assert_lawful(flowed(0.02 * tw.PorousMedium(1.5), twins, 0.01, 2), 0.01, 1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [0.02, 0.05])
+def test_a_disc_that_falls_against_a_wall_does_without_a_front_where_it_finds_none(step):
+    # The front meets the wall at an angle: some steps converge with floors alone.
+    block = tw.GridDensity.normalised(jnp.asarray(averaged(64, lambda r2: (r2 < 0.0225) * 1.0)), square(64))
+    path = flowed(tw.PotentialEnergy(lambda x: 3 * x[0]) + 0.05 * tw.PorousMedium(2.0), block, step, 3)
+    assert_lawful(path, step, 1e-6)
+
+
+@pytest.mark.slow
+def test_an_entropy_spreads_a_disc_over_the_room():
+    block = tw.GridDensity.normalised(jnp.asarray(averaged(64, lambda r2: (r2 < 0.0144) * 1.0)), square(64))
+    path = flowed(0.1 * tw.Entropy(), block, 0.05, 2)
+    # The first step starts from a jump, and stops at 3e-4.
+    assert_lawful(path, 0.05, 1e-3)
+    assert float(jnp.min(path.final.state.values)) > 0

@@ -22,8 +22,6 @@ _LARGER, _LEAST = 4.0, 0.3
 _PASSES = 6
 # Jumps that move by less than the first number of cells stay as they are, from the second on they are softened whole.
 _STAYS, _MOVES = 3.0, 12.0
-# What was softened is made so much steeper and cut off, so that it ends with a slope, like a front, and not in a tail.
-_STEEPER = 1.15
 
 
 def softness(values: Array, way: Array, grid: Grid) -> Array:
@@ -42,8 +40,10 @@ def softness(values: Array, way: Array, grid: Grid) -> Array:
     return jnp.where(near, jnp.clip((way - _STAYS) / (_MOVES - _STAYS), 0, 1), 0)
 
 
-def softened(values: Array, part: Array, grid: Grid) -> Array:
-    """The density with jumps that are some cells wide, where `part` says so. Mass and sign are kept."""
+def softened(values: Array, part: Array, grid: Grid, steeper: float = 1.0) -> Array:
+    """The density with jumps that are some cells wide, where `part` says so, made so much steeper and cut off at what
+    was there before. Mass and sign are kept.
+    """
 
     def wider(_: object, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         values, highest, lowest = carry
@@ -56,7 +56,7 @@ def softened(values: Array, part: Array, grid: Grid) -> Array:
 
     soft, highest, lowest = jax.lax.fori_loop(0, _PASSES, wider, (values, values, values))
     middle = 0.5 * (highest + lowest)
-    steep = jnp.where(part > 0, jnp.clip(middle + _STEEPER * (soft - middle), lowest, highest), values)
+    steep = jnp.where(part > 0, jnp.clip(middle + steeper * (soft - middle), lowest, highest), values)
     changed = jnp.where(part > 0, steep, 0)
     total = jnp.sum(changed)
     return steep + changed * ((jnp.sum(values) - jnp.sum(steep)) / jnp.where(total > 0, total, 1))

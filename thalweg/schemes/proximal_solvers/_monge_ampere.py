@@ -48,10 +48,10 @@ class MongeAmpereJKO(AbstractJKOSolver):
 
     `path.measurements` has the `residual`, `at_front` (the same cell by cell: the error of cells that a front cuts),
     the `duality_gap` (the cost of the plan less the dual by its transforms: either sign, to the error of the cells),
-    `newton_steps` and `products` on the finest grid, and `softened`: where $q_t$ jumps and its jumps move by more than
-    three cells, they are made four cells wide for the map, by so much in $L^1$ as a share of the mass. The distance is
-    that from the softened density then, too small by about the width of the softening; a step that softens more than a
-    third of the mass is a named failure.
+    `newton_steps` and `products` on the finest grid (of a second attempt, without fronts, too), and `softened`: where
+    $q_t$ jumps and its jumps move by more than three cells, they are made four cells wide for the map, by so much in
+    $L^1$ as a share of the mass. The distance is that from the softened density then, too small by about the width of
+    the softening; a step that softens more than a third of the mass is a named failure.
 
     **Source:** Benamou, Carlier, Mérigot, Oudet, *Discretization of functionals involving the Monge–Ampère operator*
     (2016), for the equation of a JKO step; Loeper, Rapetti (2005) for Newton's method. The discretisation by images of
@@ -99,7 +99,9 @@ class MongeAmpereJKO(AbstractJKOSolver):
         state, step_size = level.state, level.step_size
         would_move = level.would_move()
         goal = jnp.maximum(_BELOW * jnp.minimum(self.tolerance, would_move), level.rounding)
-        solved = jax.lax.stop_gradient(on_nested_grids(structure, level, goal, self.max_steps))
+        # What is left may be no more than a part of what moves.
+        allowed = jnp.minimum(self.tolerance, jnp.maximum(_OF_THE_MOVE * would_move, level.rounding))
+        solved = jax.lax.stop_gradient(on_nested_grids(structure, level, goal, allowed, self.max_steps))
         equation, point = solved.equation, solved.found.point
         density = _with_mass(point.density, equation.mass, equation.internal.ceiling)
         # A density at rest is kept: F of one recomputed would differ in the last digits, and may rise by as much.
@@ -118,8 +120,6 @@ class MongeAmpereJKO(AbstractJKOSolver):
             "softened": solved.softened,
             "at_front": jnp.sum(jnp.abs(point.arrived - point.density)) / equation.mass,
         }
-        # What is left may be no more than a part of what moves.
-        allowed = jnp.minimum(self.tolerance, jnp.maximum(_OF_THE_MOVE * would_move, level.rounding))
         fine = at_rest | ((point.residual <= allowed) & (solved.softened <= _MOST_SOFTENED))
         moved = eqx.tree_at(lambda s: s.values, state, moved)
         return JKOStep(moved, distance, point.residual, fine, memory, stats)

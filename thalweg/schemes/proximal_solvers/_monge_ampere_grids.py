@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from thalweg._types import Array, Scalar
+from thalweg._types import Array, Count, Flag, Scalar
 from thalweg.energies import Decomposition
 from thalweg.schemes._implicit_euler import implicit_euler
 from thalweg.schemes.proximal_solvers._conjugate import Conjugate
@@ -29,6 +29,8 @@ _COARSEST = 64
 _TAIL = 1e-3
 # A coarse grid is solved to this residual: the next one starts with an error of its own that is larger.
 _COARSE_ENOUGH = 1e-4
+# What was softened is made so much steeper and cut off, so that it ends with a slope, like a front, and not in a tail.
+_STEEPER = 1.15
 # What an implicit Euler step is solved to: a start.
 _EULER_TOLERANCE = 1e-3
 
@@ -101,8 +103,11 @@ class Level(NamedTuple):
         return Equation(table, mass, self.potential, floor, self.internal, self.step_size, self.grid)
 
 
-def on_nested_grids(structure: Decomposition, finest: Level, goal: Scalar, max_steps: int) -> Solved:
-    """The equation on the finest grid, solved to a residual where it can be."""
+def on_nested_grids(structure: Decomposition, finest: Level, goal: Scalar, allowed: Scalar, max_steps: int) -> Solved:
+    """The equation on the finest grid, solved to the residual `goal` where it can be.
+
+    First with fronts; if that leaves more than is `allowed`, all of it again without.
+    """
     levels = [finest]
     while (coarser := levels[-1].coarser()) is not None:
         levels.append(coarser)
@@ -112,11 +117,29 @@ def on_nested_grids(structure: Decomposition, finest: Level, goal: Scalar, max_s
         floors.append(_means(floors[-1]))
     equations = [level.equation(*sides) for level, *sides in zip(levels, sources, floors, strict=True)]
     coarse_enough = jnp.maximum(goal, _COARSE_ENOUGH)
-    f, frame = start, equations[-1].with_floor()
-    for number in reversed(range(1, len(levels))):
-        found = solved(equations[number], f, frame, coarse_enough, max_steps)
-        f, frame = _finer(found.point, levels[number], levels[number - 1], equations[number - 1])
-    return Solved(solved(equations[0], f, frame, goal, max_steps), equations[0], softened_by)
+
+    def attempt(fronts: Flag) -> Found:
+        f, frame = start, equations[-1].with_floor()
+        for number in reversed(range(1, len(levels))):
+            found = solved(equations[number], f, frame, coarse_enough, max_steps, fronts)
+            f, frame = _finer(found.point, levels[number], levels[number - 1], equations[number - 1])
+        return solved(equations[0], f, frame, goal, max_steps, fronts)
+
+    def body(carry: tuple[Count, Found]) -> tuple[Count, Found]:
+        number, before = carry
+        found = attempt(number == 0)
+        steps, products = before.steps + found.steps, before.products + found.products
+        return number + 1, found._replace(steps=steps, products=products)
+
+    def unfinished(carry: tuple[Count, Found]) -> Flag:
+        number, found = carry
+        again = (number == 1) & ~(found.point.residual <= allowed) & finest.internal.has_vacuum
+        return (number == 0) | again
+
+    none = jnp.zeros((), jnp.int32)
+    empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(attempt, none == 0))
+    _, end = jax.lax.while_loop(unfinished, body, (none, empty))
+    return Solved(end, equations[0], softened_by)
 
 
 def _starts(structure: Decomposition, levels: list[Level]) -> tuple[Array, list[Array], Scalar]:
@@ -131,7 +154,9 @@ def _starts(structure: Decomposition, levels: list[Level]) -> tuple[Array, list[
     for _ in levels[1:]:
         way = 2 * _repeated(way)
     part = softness(finest.state.values, way, finest.grid)
-    sources = [softened(finest.state.values, part, finest.grid)]
+    # A density with entropy has no front, and no slope to end with.
+    steeper = _STEEPER if finest.internal.has_vacuum else 1.0
+    sources = [softened(finest.state.values, part, finest.grid, steeper)]
     softened_by = jnp.sum(jnp.abs(sources[0] - finest.state.values)) / jnp.sum(sources[0])
     for level in levels[1:]:
         part = _means(part)

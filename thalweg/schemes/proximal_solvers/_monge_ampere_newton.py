@@ -4,7 +4,7 @@ The operator is damped more when a step fails and less when one succeeds. The da
 residual, and at a front it stays above that: with less, a front that is not yet in its place folds the map.
 
 An [equation][thalweg.schemes.proximal_solvers._monge_ampere_equation] with a floor gets a front once its residual is
-small, and a front that nothing helps is given up for a floor, for good.
+small, where fronts are wanted, and a front that nothing helps is given up for a floor, for good.
 """
 
 from typing import NamedTuple
@@ -61,7 +61,7 @@ class _Next(NamedTuple):
     products: Count
 
 
-def solved(equation: Equation, f: Array, frame: Frame, tolerance: ScalarLike, max_steps: int) -> Found:
+def solved(equation: Equation, f: Array, frame: Frame, tolerance: ScalarLike, max_steps: int, fronts: Flag) -> Found:
     """Newton's method from a function until the residual is at most `tolerance`, or nothing helps.
 
     Each pass looks at one function and chooses the next: the same one with another front, a shorter step, or a step in
@@ -78,7 +78,7 @@ def solved(equation: Equation, f: Array, frame: Frame, tolerance: ScalarLike, ma
         used_up = (c.steps >= jnp.where(c.given_up, 2, 1) * max_steps) & (taken | last)
         stuck = used_up | (damping >= _MOST_DAMPING) | ~jnp.isfinite(point.residual)
         gives_up = stuck & ~floored & ~converged
-        begins = floored & ~rough & ~c.given_up & equation.internal.has_vacuum
+        begins = fronts & floored & ~rough & ~c.given_up & equation.internal.has_vacuum
         follows = taken & (c.length > 0) & ~floored & rough & ~stuck
         # The first that holds.
         reasons = jnp.stack([gives_up, begins | follows, converged | stuck, taken | last, jnp.asarray(True)])
