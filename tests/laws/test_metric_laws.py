@@ -69,27 +69,11 @@ def _failures(cell):
     return wrong
 
 
-def _every_other(state, geometry):
-    """Half of the energies: the other half at the next state of the geometry, and the other way round in the next
-    geometry. All of them: the slow test below.
-    """
-    found = cells.energies_at(state, geometry)
-    number = [x for x, d in cells.pairs() if d == geometry].index(state) + list(cells.geometries()).index(geometry)
-    return found[number % 2 :: 2] if len(found) > 3 else found
-
-
 @pytest.mark.parametrize(("state", "geometry"), cells.pairs())
 def test_first_variation_and_steepest_descent_agree(state, geometry):
-    found = _every_other(state, geometry)
+    found = cells.energies_at(state, geometry)
     assert found, f"no energy is supported at {state} in {geometry}"
     failures = [failure for cell in found for failure in _failures(cell)]
-    assert not failures, "\n".join(failures)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("state", "geometry"), cells.pairs())
-def test_first_variation_and_steepest_descent_agree_for_every_energy(state, geometry):
-    failures = [failure for cell in cells.energies_at(state, geometry) for failure in _failures(cell)]
     assert not failures, "\n".join(failures)
 
 

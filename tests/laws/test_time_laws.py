@@ -26,10 +26,10 @@ _EXPLICIT = [
     Cell("sum", "gaussian", "wasserstein"),
     Cell("squared hellinger", "kernel particles", "wasserstein"),
     Cell("kl", "line", "fisher-rao"),
-    pytest.param(Cell("kl", "gaussian", "fisher-rao"), marks=pytest.mark.slow),
+    Cell("kl", "gaussian", "fisher-rao"),
     # The article's update on a grid, whose step is bounded by h²/2 = 0.018.
     Cell("kl", "line", "wasserstein"),
-    pytest.param(Cell("jensen shannon", "circle", "wasserstein"), marks=pytest.mark.slow),
+    Cell("jensen shannon", "circle", "wasserstein"),
 ]
 _TIME = 0.08
 _ACCURATE = tw.ODESolver(diffrax.Dopri5(), rtol=1e-11, atol=1e-13)
@@ -87,7 +87,7 @@ def test_jko_on_the_line_is_of_first_order_and_its_limit_is_the_flow():
     "cell",
     [
         Cell("kl", "line", "wasserstein"),
-        pytest.param(Cell("porous medium", "circle", "wasserstein"), marks=pytest.mark.slow),
+        Cell("porous medium", "circle", "wasserstein"),
         Cell("sum", "plane", "wasserstein"),
     ],
     ids=str,
