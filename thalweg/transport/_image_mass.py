@@ -15,21 +15,31 @@ The derivative by $f$ is a sum over the same sides of $\partial\Psi$ times the m
 $\partial\Psi$ are known. It is $-\tau\nabla\cdot(q(X)\operatorname{cof}(DX)\nabla)$: elliptic while X is monotone.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from thalweg._types import Array, Scalar, ScalarLike
 from thalweg.states import Grid, open_faces
 
+# Look-ups are by tiles of so many cells a side; those whose image is empty are passed over.
+_TILE = 32
+# Whether an image is empty is told from blocks of so many cells a side.
+_BLOCK = 8
+
 
 class MassTable(NamedTuple):
-    r"""$\Psi$ at the corners of the cells, and the sums along rows (columns) of the slopes along columns (rows)."""
+    r"""$\Psi$ at the corners of the cells, and the sums along rows (columns) of the slopes along columns (rows);
+    `occupied`: the number of blocks of cells with mass to the lower left of a corner of a block.
+    """
 
     below: Array
     first: Array
     second: Array
+    occupied: Array
 
 
 class Moves(NamedTuple):
@@ -45,13 +55,19 @@ class Moves(NamedTuple):
 
 class Sensitivity(NamedTuple):
     r"""Differences of $\partial\Psi$ over the ends of the sides, and its values there: (over, at the end, at the
-    start), for the sides normal to the first axis by both forms, and for those normal to the second.
+    start), for the sides normal to the first axis by both forms, and for those normal to the second. `looked_up`: the
+    cells for which they are known; in the others nothing arrives.
     """
 
     across_first: tuple[Array, Array, Array]
     along_first: tuple[Array, Array, Array]
     across_second: tuple[Array, Array, Array]
     along_second: tuple[Array, Array, Array]
+    looked_up: Array
+
+
+_Both = tuple[Array, Sensitivity]
+_Result = TypeVar("_Result")
 
 
 def mass_table(values: Array, grid: Grid) -> MassTable:
@@ -63,7 +79,8 @@ def mass_table(values: Array, grid: Grid) -> MassTable:
     below = jnp.pad(jnp.cumsum(jnp.cumsum(values, 0), 1), ((1, 0), (1, 0)))
     first = jnp.pad(jnp.cumsum(share * slopes[0], 1), ((0, 1), (1, 0)))
     second = jnp.pad(jnp.cumsum(share * slopes[1], 0), ((1, 0), (0, 1)))
-    return MassTable(below, first, second)
+    occupied = jnp.cumsum(jnp.cumsum(_any(values != 0, _BLOCK).astype(jnp.int32), 0), 1)
+    return MassTable(below, first, second, jnp.pad(occupied, ((1, 0), (1, 0))))
 
 
 def moves(potential: Array, grid: Grid, step_size: ScalarLike) -> Moves:
@@ -88,20 +105,46 @@ def smoothed(moved: Moves) -> Moves:
 
 def carried(table: MassTable, moved: Moves, grid: Grid) -> Array:
     """The density that arrives in each cell."""
-    return _sums(jax.lax.map(lambda place: _look_up(table, *place)[0], _places(moved, grid)), grid)
+    rows, columns = grid.shape
+
+    def put(out: Array, start: tuple[Array, Array], tile: Moves) -> Array:
+        values, _, _ = _look_up(table, *_places(tile, start, grid))
+        return jax.lax.dynamic_update_slice(out, _sums(_unstacked(values, tile)), start)
+
+    arrives = _arrives(table, moved, grid)
+    return _over_tiles(arrives, moved, grid, jnp.zeros((rows, columns), table.below.dtype), put)
 
 
-def carried_and_sensitivity(table: MassTable, moved: Moves, grid: Grid) -> tuple[Array, Sensitivity]:
-    """The density that arrives in each cell, and what its derivative takes."""
-    values, by_first, by_second = jax.lax.map(lambda place: _look_up(table, *place), _places(moved, grid))
-    a, b = _unstacked(by_first, grid), _unstacked(by_second, grid)
-    sensitivity = Sensitivity(
-        (a[1] - a[0], b[1], b[0]),
-        (a[3] - a[2], b[3], b[2]),
-        (b[5] - b[4], a[5], a[4]),
-        (b[7] - b[6], a[7], a[6]),
+def carried_and_sensitivity(
+    table: MassTable, moved: Moves, grid: Grid, wanted: Array | None = None
+) -> tuple[Array, Sensitivity]:
+    """The density that arrives in each cell, and what its derivative takes; right in the cells that are `wanted`, and
+    zero where nothing of a tile is.
+    """
+    arrives = _arrives(table, moved, grid)
+    if wanted is not None:
+        arrives = arrives & _any(wanted, _TILE)
+    rows, columns = grid.shape
+
+    def put(out: _Both, start: tuple[Array, Array], tile: Moves) -> _Both:
+        values, by_first, by_second = _look_up(table, *_places(tile, start, grid))
+        a, b = _unstacked(by_first, tile), _unstacked(by_second, tile)
+        parts = (
+            (a[1] - a[0], b[1], b[0]),
+            (a[3] - a[2], b[3], b[2]),
+            (b[5] - b[4], a[5], a[4]),
+            (b[7] - b[6], a[7], a[6]),
+        )
+        found = (_sums(_unstacked(values, tile)), Sensitivity(*parts, jnp.ones(_cells(tile), bool)))
+        return jax.tree.map(lambda whole, part: jax.lax.dynamic_update_slice(whole, part, start), out, found)
+
+    none, one, other = (
+        jnp.zeros(shape, table.below.dtype) for shape in ((rows, columns), (rows + 1, columns), (rows, columns + 1))
     )
-    return _sums(values, grid), sensitivity
+    nothing = Sensitivity(
+        (one, one, one), (other, other, other), (other, other, other), (one, one, one), jnp.zeros_like(none, bool)
+    )
+    return _over_tiles(arrives, moved, grid, (none, nothing), put)
 
 
 def varied(sensitivity: Sensitivity, change: Moves) -> Array:
@@ -115,7 +158,7 @@ def varied(sensitivity: Sensitivity, change: Moves) -> Array:
     top = over * n1 + end * _after(c0, 0) - start * _before(c0, 0) - top
     over, end, start = sensitivity.along_second
     right = right - (over * m1 + end * _after(c0, 1) - start * _before(c0, 1))
-    return 0.5 * (jnp.diff(right, axis=0) + jnp.diff(top, axis=1))
+    return jnp.where(sensitivity.looked_up, 0.5 * (jnp.diff(right, axis=0) + jnp.diff(top, axis=1)), 0)
 
 
 def conductances(sensitivity: Sensitivity, grid: Grid, step_size: ScalarLike) -> tuple[Array, Array]:
@@ -151,32 +194,109 @@ def _limited(values: Array, axis: int) -> Array:
     return jnp.where(left * right > 0, jnp.sign(left) * size, 0)
 
 
-def _places(moved: Moves, grid: Grid) -> tuple[Array, Array]:
+def _arrives(table: MassTable, moved: Moves, grid: Grid) -> Array:
+    """The tiles near the bounding box of whose image there is any mass."""
+    lower, upper, known = [], [], jnp.asarray(True)
+    for axis, margin in enumerate(_margins(grid)):
+        blocks = table.occupied.shape[axis] - 1
+        least, most = -_extreme(moved, axis, margin, grid, -1), _extreme(moved, axis, margin, grid, 1)
+        known = known & jnp.isfinite(least) & jnp.isfinite(most)
+        # What is beyond a wall is taken at the wall.
+        lower.append(jnp.clip(jnp.floor(jnp.nan_to_num(least) / _BLOCK), 0, blocks - 1).astype(jnp.int32))
+        upper.append(jnp.clip(jnp.floor(jnp.nan_to_num(most) / _BLOCK) + 1, 1, blocks).astype(jnp.int32))
+    (i, j), (k, m) = lower, upper
+    count = table.occupied
+    return ((count[k, m] - count[i, m] - count[k, j] + count[i, j]) > 0) | ~known
+
+
+def _extreme(moved: Moves, axis: int, margin: int, grid: Grid, sign: int) -> Array:
+    """For each tile `sign` times the largest, or least, place along an axis of its sides and corners."""
+    sides, corners = moved.normal[axis], moved.corner[axis]
+    shape = tuple(-1 if a == axis else 1 for a in (0, 1))
+    at = margin + jnp.arange(grid.shape[axis] + 1, dtype=sides.dtype).reshape(shape)
+    # A side lies between two corners along the other axis.
+    most = jnp.maximum(_most(sign * (sides + at), 1 - axis, _TILE, 0), _most(sign * (corners + at), 1 - axis, _TILE, 1))
+    return _most(most, axis, _TILE, 1)
+
+
+def _most(values: Array, axis: int, size: int, overlap: int) -> Array:
+    """The largest along an axis of each group of so many, and of the one after it if they overlap by one."""
+    n = values.shape[axis] - overlap
+    groups = -(-n // size)
+    width = [(0, groups * size + overlap - n - overlap) if a == axis else (0, 0) for a in (0, 1)]
+    padded = jnp.pad(values, width, mode="edge")
+    within = jax.lax.slice_in_dim(padded, 0, groups * size, axis=axis)
+    shape = (*values.shape[:axis], groups, size, *values.shape[axis + 1 :])
+    most = jnp.max(within.reshape(shape), axis=axis + 1)
+    if overlap:
+        most = jnp.maximum(most, jax.lax.slice_in_dim(padded, size, groups * size + 1, size, axis=axis))
+    return most
+
+
+def _any(cells: Array, size: int) -> Array:
+    """Whether there is any in each square of so many a side."""
+    return _most(_most(cells.astype(jnp.int32), 0, size, 0), 1, size, 0) > 0
+
+
+def _over_tiles(
+    chosen: Array,
+    moved: Moves,
+    grid: Grid,
+    begin: _Result,
+    put: Callable[[_Result, tuple[Array, Array], Moves], _Result],
+) -> _Result:
+    """One tile after the other: from its first cell and its moves what it adds to the result."""
+    size = tuple(min(_TILE, n) for n in grid.shape)
+    chosen_ones = jnp.nonzero(chosen.reshape(-1), size=chosen.size, fill_value=0)[0].astype(jnp.int32)
+
+    def body(number: Array, result: _Result) -> _Result:
+        tile = chosen_ones[number]
+        numbers = (tile // chosen.shape[1], tile % chosen.shape[1])
+        # The last tile of a row begins earlier, so that it is as large as the others.
+        first, second = (jnp.minimum(k * t, n - t) for k, t, n in zip(numbers, size, grid.shape, strict=True))
+        part = lambda x, a, b: jax.lax.dynamic_slice(x, (first, second), (size[0] + a, size[1] + b))  # noqa: E731
+        (n0, n1), (c0, c1), (m0, m1) = moved
+        tile_moves = Moves(
+            (part(n0, 1, 0), part(n1, 0, 1)), (part(c0, 1, 1), part(c1, 1, 1)), (part(m0, 0, 1), part(m1, 1, 0))
+        )
+        return put(result, (first, second), tile_moves)
+
+    return jax.lax.fori_loop(0, jnp.sum(chosen), body, begin)
+
+
+def _cells(tile: Moves) -> tuple[int, int]:
+    rows, columns = tile.corner[0].shape
+    return rows - 1, columns - 1
+
+
+def _places(tile: Moves, start: tuple[Array, Array], grid: Grid) -> tuple[Array, Array]:
     """The eight families of points at which Ψ is looked up, stacked: their coordinates in the table, in cells."""
-    rows, columns = grid.shape
-    below, left = _margins(grid)
-    dtype = moved.normal[0].dtype
+    rows, columns = _cells(tile)
+    dtype = tile.normal[0].dtype
+    below, left = (margin + first.astype(dtype) for margin, first in zip(_margins(grid), start, strict=True))
     at_rows = below + jnp.arange(rows + 1, dtype=dtype)[:, None]
     at_columns = left + jnp.arange(columns + 1, dtype=dtype)[None, :]
-    n0, n1 = moved.normal[0] + at_rows, moved.normal[1] + at_columns
-    c0, c1 = moved.corner[0] + at_rows, moved.corner[1] + at_columns
-    m0, m1 = moved.middle[0] + at_rows[:-1] + 0.5, moved.middle[1] + at_columns[:, :-1] + 0.5
+    n0, n1 = tile.normal[0] + at_rows, tile.normal[1] + at_columns
+    c0, c1 = tile.corner[0] + at_rows, tile.corner[1] + at_columns
+    m0, m1 = tile.middle[0] + at_rows[:-1] + 0.5, tile.middle[1] + at_columns[:, :-1] + 0.5
     points = [
         *((n0, _before(c1, 1)), (n0, _after(c1, 1)), (m0, _before(c1, 0)), (m0, _after(c1, 0))),
         *((_before(c0, 0), n1), (_after(c0, 0), n1), (_before(c0, 1), m1), (_after(c0, 1), m1)),
     ]
-    full = lambda x: jnp.pad(x, ((0, rows + 1 - x.shape[0]), (0, columns + 1 - x.shape[1])))  # noqa: E731
-    return jnp.stack([full(x) for x, _ in points]), jnp.stack([full(y) for _, y in points])
+    flat = lambda axis: jnp.concatenate([point[axis].reshape(-1) for point in points])  # noqa: E731
+    return flat(0), flat(1)
 
 
-def _unstacked(found: Array, grid: Grid) -> list[Array]:
-    rows, columns = grid.shape
-    return [part[:, :columns] if k in (0, 1, 6, 7) else part[:rows] for k, part in enumerate(found)]
+def _unstacked(found: Array, tile: Moves) -> list[Array]:
+    rows, columns = _cells(tile)
+    across, along = (rows + 1, columns), (rows, columns + 1)
+    shapes = [across, across, along, along, along, along, across, across]
+    ends = np.cumsum([a * b for a, b in shapes])[:-1]
+    return [part.reshape(shape) for part, shape in zip(jnp.split(found, ends), shapes, strict=True)]
 
 
-def _sums(found: Array, grid: Grid) -> Array:
+def _sums(v: list[Array]) -> Array:
     """From Ψ at the points to the mass of each cell's image."""
-    v = _unstacked(found, grid)
     right, top = v[1] - v[0] - (v[7] - v[6]), v[5] - v[4] - (v[3] - v[2])
     return 0.5 * (jnp.diff(right, axis=0) + jnp.diff(top, axis=1))
 

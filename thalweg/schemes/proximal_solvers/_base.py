@@ -13,6 +13,7 @@ from thalweg._types import Flag, Scalar
 from thalweg.energies import AbstractEnergy
 from thalweg.geometries import AbstractMetric
 from thalweg.geometries.wasserstein import GridMetric
+from thalweg.schemes._base import check_positive
 from thalweg.states import GridDensity
 
 
@@ -35,6 +36,12 @@ class AbstractJKOSolver(eqx.Module):
 
     # Whether it keeps the density below `decompose(energy).ceiling`.
     takes_ceiling: ClassVar[bool] = False
+
+    def __check_init__(self) -> None:
+        name, steps = type(self).__name__, getattr(self, "max_steps", 1)
+        check_positive(getattr(self, "tolerance", 1.0), "tolerance", name)
+        if isinstance(steps, int) and steps < 1:
+            raise ValueError(f"`max_steps` of `{name}` must be at least one; got {steps}.")
 
     @abc.abstractmethod
     def why_unsupported(self, energy: AbstractEnergy, metric: AbstractMetric) -> str | None:

@@ -7,30 +7,41 @@ it][thalweg.schemes.proximal_solvers._monge_ampere_newton]). A step is solved on
 Euler step is start enough, and from there on grids that are twice as fine each.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 
-from thalweg._types import Array, Scalar
+from thalweg._types import Array, Flag, Scalar
 from thalweg.energies import AbstractEnergy, decompose
 from thalweg.geometries import AbstractMetric
 from thalweg.geometries.wasserstein import GridMetric
 from thalweg.schemes.proximal_solvers._base import AbstractJKOSolver, JKOStep, why_not_in_the_plane
 from thalweg.schemes.proximal_solvers._conjugate import Conjugate
-from thalweg.schemes.proximal_solvers._monge_ampere_grids import Level, on_nested_grids
+from thalweg.schemes.proximal_solvers._monge_ampere_equation import Equation
+from thalweg.schemes.proximal_solvers._monge_ampere_grids import Level, Outcome, on_nested_grids
+from thalweg.schemes.proximal_solvers._monge_ampere_newton import Found
 from thalweg.transport._between_cells import between_cells
 from thalweg.transport._image_mass import transport_cost
 
 # It goes on to this part of the tolerance, or of what moves, where it can; a step may miss no more than this part of
 # what moves.
 _BELOW, _OF_THE_MOVE = 1e-3, 0.1
+# A duality gap of more than this part of the cost, and of what the cells may cost, is that of a map that folds.
+_OF_THE_COST, _OF_THE_CELLS = 0.05, 0.25
 # A start of which more must be softened is too coarse for its grid.
 _MOST_SOFTENED = 0.35
 
 _NO_DERIVATIVE = "`MongeAmpereJKO` has no derivative: use `solver=tw.LinearisedJKO()`, which has."
+
+
+class _Memory(NamedTuple):
+    """What f is at least, and the step size that this is for."""
+
+    floor: Array
+    step_size: Scalar
 
 
 class MongeAmpereJKO(AbstractJKOSolver):
@@ -51,7 +62,10 @@ class MongeAmpereJKO(AbstractJKOSolver):
     `newton_steps` and `products` on the finest grid (of a second attempt, without fronts, too), and `softened`: where
     $q_t$ jumps and its jumps move by more than three cells, they are made four cells wide for the map, by so much in
     $L^1$ as a share of the mass. The distance is that from the softened density then, too small by about the width of
-    the softening; a step that softens more than a third of the mass is a named failure.
+    the softening; a step that softens more than a third of the mass is a named failure, and so is one with a duality
+    gap of more than a twentieth of the cost (and a quarter of the cells' own $\sum h^2$): its map folds. `held` is one
+    where a density near its equilibrium stays as it is, because by the cells that its front cuts F is not known well
+    enough to tell a step from rest.
 
     **Source:** Benamou, Carlier, Mérigot, Oudet, *Discretization of functionals involving the Monge–Ampère operator*
     (2016), for the equation of a JKO step; Loeper, Rapetti (2005) for Newton's method. The discretisation by images of
@@ -84,9 +98,11 @@ class MongeAmpereJKO(AbstractJKOSolver):
             )
         return None
 
-    def init(self, energy: AbstractEnergy, metric: AbstractMetric) -> Any:
-        """Nothing is remembered."""
-        return None
+    def init(self, energy: AbstractEnergy, metric: AbstractMetric) -> "_Memory":
+        """No floor is known yet."""
+        assert isinstance(metric, GridMetric)
+        nothing = jnp.zeros_like(metric.state.values)
+        return _Memory(nothing, jnp.full((), jnp.nan, nothing.dtype))
 
     def solve(self, energy: AbstractEnergy, metric: AbstractMetric, step_size: Scalar, memory: Any) -> JKOStep:
         """One step from `metric.state`."""
@@ -101,28 +117,61 @@ class MongeAmpereJKO(AbstractJKOSolver):
         goal = jnp.maximum(_BELOW * jnp.minimum(self.tolerance, would_move), level.rounding)
         # What is left may be no more than a part of what moves.
         allowed = jnp.minimum(self.tolerance, jnp.maximum(_OF_THE_MOVE * would_move, level.rounding))
-        solved = jax.lax.stop_gradient(on_nested_grids(structure, level, goal, allowed, self.max_steps))
-        equation, point = solved.equation, solved.found.point
-        density = _with_mass(point.density, equation.mass, equation.internal.ceiling)
+        known = memory.step_size == step_size
+        floor = jax.lax.stop_gradient(jax.lax.cond(known, lambda: memory.floor, level.floor))
         # A density at rest is kept: F of one recomputed would differ in the last digits, and may rise by as much.
         at_rest = would_move <= level.rounding
-        moved = jnp.where(at_rest, state.values, density)
-        distance = jnp.where(at_rest, 0, transport_cost(equation.moves(point.potential), moved, state.grid))
-        volume, internal = state.grid.cell_volume, equation.internal
-        primal = jnp.sum(equation.potential * moved + internal.value(moved)) * volume + distance / (2 * step_size)
-        f = solved.everywhere()
-        conjugate = internal.conjugate(f - equation.potential, internal.density(f - equation.potential))
-        there = between_cells(f, state.grid, step_size)
+
+        def judged(equation: Equation, found: Found, softened: Scalar) -> Outcome:
+            solved = (found.point.residual <= allowed) & (softened <= _MOST_SOFTENED)
+            return _outcome(level, equation, found, solved, at_rest)
+
+        step, softened = jax.lax.stop_gradient(on_nested_grids(structure, level, floor, goal, self.max_steps, judged))
+        # What the cells at a front leave open is no step.
+        held = ~step.fine & step.solved & (step.short <= step.unresolved)
+        point = step.found.point
+        moved = jnp.where(held, state.values, step.density)
         stats = {
-            "duality_gap": primal - jnp.sum(there * state.values - conjugate) * volume,
-            "newton_steps": solved.found.steps,
-            "products": solved.found.products,
-            "softened": solved.softened,
-            "at_front": jnp.sum(jnp.abs(point.arrived - point.density)) / equation.mass,
+            "duality_gap": step.gap,
+            "newton_steps": step.found.steps,
+            "products": step.found.products,
+            "softened": softened,
+            "at_front": jnp.sum(jnp.abs(point.arrived - point.density)) / jnp.sum(state.values),
+            "held": held.astype(jnp.int32),
         }
-        fine = at_rest | ((point.residual <= allowed) & (solved.softened <= _MOST_SOFTENED))
         moved = eqx.tree_at(lambda s: s.values, state, moved)
-        return JKOStep(moved, distance, point.residual, fine, memory, stats)
+        remembered = _Memory(floor, jax.lax.stop_gradient(step_size))
+        distance = jnp.where(held, 0, step.distance)
+        return JKOStep(moved, distance, point.residual, step.fine | held, remembered, stats)
+
+
+def _outcome(level: Level, equation: Equation, found: Found, solved: Flag, at_rest: Flag) -> Outcome:
+    state, internal, tau, point = level.state, equation.internal, level.step_size, found.point
+    volume = state.grid.cell_volume
+    density = _with_mass(point.density, equation.mass, internal.ceiling)
+    moved = jnp.where(at_rest, state.values, density)
+    smooth = equation.without_kink(point)
+    # Where the floor begins, its slope is not that of the map; but what goes on from a rough f may be anything.
+    costs = [transport_cost(equation.moves(f), moved, state.grid) for f in (point.potential, smooth)]
+    distance = jnp.where(at_rest, 0, jnp.fmin(*costs))
+
+    def energies(values: Array) -> tuple[Array, Array]:
+        return level.potential * values, internal.value(values)
+
+    (potential, inner), before = energies(moved), energies(state.values)
+    after = jnp.sum(potential + inner) * volume
+    short = after + distance / (2 * tau) - jnp.sum(before[0] + before[1]) * volume
+    sizes = sum(jnp.sum(jnp.abs(part)) for part in (potential, inner, *before)) * volume + distance / (2 * tau)
+    f = jnp.where(point.density > 0, point.potential, level.potential)
+    conjugate = internal.conjugate(f - level.potential, internal.density(f - level.potential))
+    there = between_cells(f, state.grid, tau)
+    gap = after + distance / (2 * tau) - jnp.sum(there * state.values - conjugate) * volume
+    unresolved = jnp.sum(jnp.abs(potential + inner + conjugate - f * moved)) * volume
+    # A map that folds carries the density as well, but at a cost that is not the dual's.
+    cells = sum(h**2 for h in state.grid.spacing) * jnp.sum(moved) * volume
+    solved = solved & (2 * tau * gap <= _OF_THE_COST * distance + _OF_THE_CELLS * cells)
+    fine = solved & (short <= 64 * jnp.finfo(moved.dtype).eps * sizes)
+    return Outcome(found, moved, distance, gap, short, unresolved, solved, fine)
 
 
 def _with_mass(density: Array, mass: Scalar, ceiling: Array) -> Array:

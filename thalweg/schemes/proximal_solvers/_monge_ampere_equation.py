@@ -44,7 +44,7 @@ from thalweg.transport._image_mass import (
     moves,
     varied,
 )
-from thalweg.transport._multigrid import Elliptic, apply, hierarchy, v_cycle
+from thalweg.transport._multigrid import Elliptic, apply, hierarchy, in_single_precision
 from thalweg.transport._unsymmetric import conjugate_residuals
 
 # Steps of the linear solver, and its tolerance.
@@ -113,7 +113,7 @@ class Equation(eqx.Module):
         counted = frame.way.within(_COUNTED)
         density = jnp.where(counted, _mean(self.internal, f - self.potential, frame.spread)[0], 0)
         density = jnp.where(frame.way.within(0) | (density > _HARDLY * jnp.max(density)), density, 0)
-        arrived, sensitivity = carried_and_sensitivity(self.table, self.moves(f), self.grid)
+        arrived, sensitivity = carried_and_sensitivity(self.table, self.moves(f), self.grid, counted)
         arrived = jnp.where(counted, arrived, 0)
         wrong = jnp.sum(jnp.abs(gathered(arrived - density, frame.way, _COUNTED)))
         missed = jnp.where(frame.floored, 0, jnp.abs(self.mass - jnp.sum(arrived)))
@@ -134,10 +134,27 @@ class Equation(eqx.Module):
         """Continued from the cells that are known now; from all with some pressure if there was a floor."""
         f, (way, _, floored) = point.potential, point.frame
         pressure = f - self.potential
+        # The start, an implicit Euler step, has tails where nothing arrives.
+        some = (pressure > _LITTLE * jnp.max(pressure)) & (point.arrived > 0.5 * point.density)
         # Beyond the second ring a line, not a parabola, says what f is.
-        near = jnp.where(floored, pressure > _LITTLE * jnp.max(pressure), way.within(2))
+        near = jnp.where(floored, some, way.within(2))
         stays = way.within(0) & ~floored
         return self._continued(f, near & self._within(f, 1.0) | stays & self._within(f, _STAYS))
+
+    def without_kink(self, point: Point) -> Array:
+        """f, if it has a floor continued from within its front: what it costs to bring mass to a cell that the front
+        cuts is not told by the slope of the floor.
+        """
+
+        def smooth() -> Array:
+            f, frame = self.with_its_front(point)
+            # Further out than the rings nothing may be.
+            beyond = jnp.any((point.density > _HARDLY * jnp.max(point.density)) & ~frame.way.within(_COUNTED))
+            return jnp.where(frame.way.complete & ~beyond, f, point.potential)
+
+        if not self.internal.has_vacuum:
+            return point.potential
+        return jax.lax.cond(point.frame.floored, smooth, lambda: point.potential)
 
     def direction(self, point: Point, damping: Scalar) -> tuple[Array, Count]:
         r"""About Newton's direction, and the number of products that it took: by conjugate residuals, preconditioned by
@@ -156,7 +173,7 @@ class Equation(eqx.Module):
         # The sums of the rows of the operator; parabolas may make one negative.
         diagonal = jnp.maximum(gathered(compliance, way, _IN_PRODUCTS), 0.1 * compliance)
         both = tuple(a + b for a, b in zip(newton, extra, strict=True))
-        levels = hierarchy(_inside(unknown, floored, diagonal, both, scale), grid.spacing)
+        cycle = in_single_precision(hierarchy(_inside(unknown, floored, diagonal, both, scale), grid.spacing))
         damped = _inside(unknown, floored, jnp.zeros_like(compliance), extra, jnp.zeros_like(scale))
 
         def product(x: Array) -> Array:
@@ -166,7 +183,7 @@ class Equation(eqx.Module):
             return jnp.where(unknown, change + apply(damped, x), 0)
 
         right = jnp.where(unknown, gathered(point.arrived - point.density, way, _COUNTED), 0)
-        precondition = lambda r: jnp.where(unknown, v_cycle(levels, r), 0)  # noqa: E731
+        precondition = lambda r: jnp.where(unknown, cycle(r), 0)  # noqa: E731
         change, products = conjugate_residuals(product, precondition, right, _FORCING, _MOST_PRODUCTS)
         if not self.internal.has_vacuum:
             # Where nearly nothing is, an exponential is far from its tangent.

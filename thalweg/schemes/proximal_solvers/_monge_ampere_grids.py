@@ -7,6 +7,7 @@ sharper jumps than a cell wide fold the map of a coarse grid.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -35,17 +36,23 @@ _STEEPER = 1.15
 _EULER_TOLERANCE = 1e-3
 
 
-class Solved(NamedTuple):
-    """What was found on the finest grid, the equation's sides, and the share of the mass that was softened."""
+class Outcome(NamedTuple):
+    r"""What was found on the finest grid, as a step.
+
+    `distance`: the cost of the plan; `gap`: with it, the primal less the dual by its transforms; `short`: what
+    $F(q) - F(q^+)$ lacks of $D/2\tau$; `unresolved`: by how much F of the cells that a front cuts is not F of their
+    parts, which the step minimises; `solved`: whether the equation is, by a map that does not fold; `fine`: whether F
+    falls enough besides.
+    """
 
     found: Found
-    equation: Equation
-    softened: Scalar
-
-    def everywhere(self) -> Array:
-        """f, and V in a vacuum."""
-        point, potential = self.found.point, self.equation.potential
-        return jnp.where(point.density > 0, point.potential, potential)
+    density: Array
+    distance: Scalar
+    gap: Scalar
+    short: Scalar
+    unresolved: Scalar
+    solved: Flag
+    fine: Flag
 
 
 class Level(NamedTuple):
@@ -81,6 +88,10 @@ class Level(NamedTuple):
         """What the sums of masses over the grid may be off by, as a share of the mass."""
         return 64 * float(jnp.finfo(self.state.values.dtype).eps) * math.sqrt(self.grid.num_cells)
 
+    def floor(self) -> Array:
+        """What f is at least where there is a vacuum."""
+        return floor_of(self.potential, self.internal, self.grid, self.step_size)
+
     def coarser(self) -> "Level | None":
         """With four cells as one; none where that would be too coarse, or the cells do not divide."""
         grid = self.grid
@@ -103,16 +114,24 @@ class Level(NamedTuple):
         return Equation(table, mass, self.potential, floor, self.internal, self.step_size, self.grid)
 
 
-def on_nested_grids(structure: Decomposition, finest: Level, goal: Scalar, allowed: Scalar, max_steps: int) -> Solved:
-    """The equation on the finest grid, solved to the residual `goal` where it can be.
+def on_nested_grids(
+    structure: Decomposition,
+    finest: Level,
+    floor: Array,
+    goal: Scalar,
+    max_steps: int,
+    judged: Callable[[Equation, Found, Scalar], Outcome],
+) -> tuple[Outcome, Scalar]:
+    """The equation on the finest grid with its floor, solved to the residual `goal` where it can be: what it comes to,
+    and the share of the mass that was softened.
 
-    First with fronts; if that leaves more than is `allowed`, all of it again without.
+    First with fronts; if that is not fine, all of it again without.
     """
     levels = [finest]
     while (coarser := levels[-1].coarser()) is not None:
         levels.append(coarser)
     start, sources, softened_by = _starts(structure, levels)
-    floors = [floor_of(finest.potential, finest.internal, finest.grid, finest.step_size)]
+    floors = [floor]
     for _ in levels[1:]:
         floors.append(_means(floors[-1]))
     equations = [level.equation(*sides) for level, *sides in zip(levels, sources, floors, strict=True)]
@@ -125,21 +144,23 @@ def on_nested_grids(structure: Decomposition, finest: Level, goal: Scalar, allow
             f, frame = _finer(found.point, levels[number], levels[number - 1], equations[number - 1])
         return solved(equations[0], f, frame, goal, max_steps, fronts)
 
-    def body(carry: tuple[Count, Found]) -> tuple[Count, Found]:
+    def body(carry: tuple[Count, Outcome]) -> tuple[Count, Outcome]:
         number, before = carry
         found = attempt(number == 0)
-        steps, products = before.steps + found.steps, before.products + found.products
-        return number + 1, found._replace(steps=steps, products=products)
+        outcome = judged(equations[0], found, softened_by)
+        found = found._replace(steps=before.found.steps + found.steps, products=before.found.products + found.products)
+        unresolved = jnp.maximum(before.unresolved, outcome.unresolved)
+        return number + 1, outcome._replace(found=found, unresolved=unresolved)
 
-    def unfinished(carry: tuple[Count, Found]) -> Flag:
-        number, found = carry
-        again = (number == 1) & ~(found.point.residual <= allowed) & finest.internal.has_vacuum
-        return (number == 0) | again
+    def unfinished(carry: tuple[Count, Outcome]) -> Flag:
+        number, outcome = carry
+        return (number == 0) | ((number == 1) & ~outcome.fine & finest.internal.has_vacuum)
 
     none = jnp.zeros((), jnp.int32)
-    empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(attempt, none == 0))
+    shapes = jax.eval_shape(lambda: judged(equations[0], attempt(none == 0), softened_by))
+    empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     _, end = jax.lax.while_loop(unfinished, body, (none, empty))
-    return Solved(end, equations[0], softened_by)
+    return end, softened_by
 
 
 def _starts(structure: Decomposition, levels: list[Level]) -> tuple[Array, list[Array], Scalar]:
