@@ -12,6 +12,7 @@ from thalweg.transport._continuation import continuation, continued, gathered
 from thalweg.transport._filling import smoothly_filled
 from thalweg.transport._image_mass import carried, carried_and_sensitivity, mass_table, moves, varied
 from thalweg.transport._jumps import softened, softness
+from thalweg.transport._multigrid import Elliptic, hierarchy, in_single_precision, v_cycle
 from thalweg.transport._unsymmetric import conjugate_residuals
 
 W2 = tw.Wasserstein()
@@ -107,6 +108,48 @@ def test_a_flow_with_a_front_comes_to_rest_next_to_its_equilibrium():
     for k in rests.tolist():
         np.testing.assert_array_equal(path.state_at(k).values, path.state_at(k - 1).values)
         assert float(path.distances_squared[k]) == 0
+
+
+@pytest.mark.parametrize("boundary", [tw.NoFlux(), (tw.Periodic(), tw.NoFlux())])
+def test_tiles_that_are_passed_over_are_those_where_nothing_arrives(boundary):
+    grid = tw.Grid((0.0, 0.0), (1.0, 1.3), (80, 100), boundary)
+    far = (grid.centres[..., 0] - 0.2) ** 2 + (grid.centres[..., 1] - 1.0) ** 2
+    density = jnp.maximum(0.02 - far, 0) * (1 + 0.5 * jax.random.uniform(jax.random.key(1), grid.shape))
+    table = mass_table(density, grid)
+    points = grid.centres
+    # Up to 24 cells to one side, with some rotation; half of it beyond a wall, or around.
+    f = -0.3 * points[..., 0] + 0.2 * points[..., 1] + 0.05 * jnp.sin(3 * points[..., 0]) * points[..., 1]
+    moved = moves(f, grid, 1.0)
+    blocks = jnp.ones(tuple(n - 1 for n in table.occupied.shape), jnp.int32)
+    everywhere = table._replace(occupied=jnp.pad(jnp.cumsum(jnp.cumsum(blocks, 0), 1), ((1, 0), (1, 0))))
+    arrived, sensitivity = carried_and_sensitivity(table, moved, grid)
+    expected, full = carried_and_sensitivity(everywhere, moved, grid)
+    assert bool(jnp.all(full.looked_up))
+    assert float(jnp.mean(sensitivity.looked_up)) < 0.7
+    np.testing.assert_allclose(arrived, expected, atol=1e-14)
+    np.testing.assert_allclose(carried(table, moved, grid), expected, atol=1e-14)
+    change = moves(0.1 * jnp.cos(5 * points[..., 0] + points[..., 1]), grid, 1.0)
+    np.testing.assert_allclose(varied(sensitivity, change), varied(full, change), atol=1e-13)
+    # What is wanted is right; tiles without are not looked at.
+    wanted = arrived > 0.3 * jnp.max(arrived)
+    partly, known = carried_and_sensitivity(table, moved, grid, wanted)
+    np.testing.assert_allclose(jnp.where(wanted, partly - expected, 0), 0, atol=1e-14)
+    np.testing.assert_allclose(jnp.where(wanted, varied(known, change) - varied(full, change), 0), 0, atol=1e-13)
+    # A place that is not a number is looked up, and says so.
+    lost = carried(table, moves(f.at[70, 5].set(jnp.nan), grid, 1.0), grid)
+    assert bool(jnp.any(jnp.isnan(lost)))
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-100, 1e150])
+def test_a_cycle_in_single_precision_is_the_cycle_to_its_digits_in_any_unit(unit):
+    keys = jax.random.split(jax.random.key(2), 4)
+    draw = lambda key: jnp.exp(4 * jax.random.normal(key, (48, 32)))  # noqa: E731
+    operator = Elliptic(unit * draw(keys[0]), tuple(unit * draw(key) for key in keys[1:3]))
+    right = jax.random.normal(keys[3], (48, 32)) / unit
+    levels = hierarchy(operator)
+    expected = v_cycle(levels, right)
+    found = in_single_precision(levels)(right)
+    assert float(jnp.linalg.norm((found - expected) * unit**2) / jnp.linalg.norm(expected * unit**2)) < 1e-4
 
 
 def test_options_that_make_no_sense_are_refused():

@@ -196,11 +196,12 @@ def _limited(values: Array, axis: int) -> Array:
 
 def _arrives(table: MassTable, moved: Moves, grid: Grid) -> Array:
     """The tiles near the bounding box of whose image there is any mass."""
-    lower, upper, known = [], [], jnp.asarray(True)
+    # Where a move is not a number nothing is passed over.
+    known = jnp.all(jnp.isfinite(moved.normal[0])) & jnp.all(jnp.isfinite(moved.normal[1]))
+    lower, upper = [], []
     for axis, margin in enumerate(_margins(grid)):
         blocks = table.occupied.shape[axis] - 1
         least, most = -_extreme(moved, axis, margin, grid, -1), _extreme(moved, axis, margin, grid, 1)
-        known = known & jnp.isfinite(least) & jnp.isfinite(most)
         # What is beyond a wall is taken at the wall.
         lower.append(jnp.clip(jnp.floor(jnp.nan_to_num(least) / _BLOCK), 0, blocks - 1).astype(jnp.int32))
         upper.append(jnp.clip(jnp.floor(jnp.nan_to_num(most) / _BLOCK) + 1, 1, blocks).astype(jnp.int32))
