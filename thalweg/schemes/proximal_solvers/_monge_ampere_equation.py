@@ -30,7 +30,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from thalweg._types import Array, Count, Flag, Scalar
+from thalweg._types import Array, Count, Flag, Scalar, ScalarLike
 from thalweg.schemes.proximal_solvers._conjugate import Conjugate
 from thalweg.states import Grid, open_faces
 from thalweg.transport._between_cells import between_cells
@@ -63,8 +63,6 @@ _HARDLY = 1e-3
 _LITTLE = 1e-6
 # V and its double transform differ by no more than this, in units of h²/τ, where V's own map is monotone.
 _OF_CELLS = 0.1
-# The logarithm of a density with entropy changes by no more than this in a step.
-_MOST_FACTOR = 1.0
 
 
 class Frame(NamedTuple):
@@ -92,7 +90,7 @@ class Point(NamedTuple):
 
 class Equation(eqx.Module):
     """The equation on one grid: the table of $q_t$ and its mass, V, its floor (minus infinity where there is no
-    vacuum), $e^*$ and τ.
+    vacuum), $e^*$ and τ; and by how much a step may change the logarithm of a density with entropy.
     """
 
     table: MassTable
@@ -101,6 +99,7 @@ class Equation(eqx.Module):
     floor: Array
     internal: Conjugate
     step_size: Scalar
+    most_change: ScalarLike
     grid: Grid = eqx.field(static=True)
 
     def moves(self, f: Array) -> Moves:
@@ -187,7 +186,8 @@ class Equation(eqx.Module):
         change, products = conjugate_residuals(product, precondition, right, _FORCING, _MOST_PRODUCTS)
         if not self.internal.has_vacuum:
             # Where nearly nothing is, an exponential is far from its tangent.
-            change = jnp.clip(change, -_MOST_FACTOR * self.internal.scale, _MOST_FACTOR * self.internal.scale)
+            most = self.most_change * self.internal.scale
+            change = jnp.clip(change, -most, most)
         return continued(change, way, RINGS), products
 
     def _within(self, f: Array, part: float) -> Array:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 
@@ -32,6 +33,8 @@ _TAIL = 1e-3
 _COARSE_ENOUGH = 1e-4
 # What was softened is made so much steeper and cut off, so that it ends with a slope, like a front, and not in a tail.
 _STEEPER = 1.15
+# The logarithm of a density with entropy changes by no more than this in a step; in a second attempt by less.
+_MOST_CHANGE = (1.0, 0.2)
 # What an implicit Euler step is solved to: a start.
 _EULER_TOLERANCE = 1e-3
 
@@ -111,7 +114,7 @@ class Level(NamedTuple):
     def equation(self, source: Array, floor: Array) -> Equation:
         """The equation for a density."""
         table, mass = mass_table(source, self.grid), jnp.sum(source)
-        return Equation(table, mass, self.potential, floor, self.internal, self.step_size, self.grid)
+        return Equation(table, mass, self.potential, floor, self.internal, self.step_size, _MOST_CHANGE[0], self.grid)
 
 
 def on_nested_grids(
@@ -125,7 +128,7 @@ def on_nested_grids(
     """The equation on the finest grid with its floor, solved to the residual `goal` where it can be: what it comes to,
     and the share of the mass that was softened.
 
-    First with fronts; if that is not fine, all of it again without.
+    First with fronts; if that is not fine, all of it again without, and with an entropy in smaller steps.
     """
     levels = [finest]
     while (coarser := levels[-1].coarser()) is not None:
@@ -137,12 +140,14 @@ def on_nested_grids(
     equations = [level.equation(*sides) for level, *sides in zip(levels, sources, floors, strict=True)]
     coarse_enough = jnp.maximum(goal, _COARSE_ENOUGH)
 
-    def attempt(fronts: Flag) -> Found:
-        f, frame = start, equations[-1].with_floor()
+    def attempt(first: Flag) -> Found:
+        most = jnp.where(first, *(jnp.asarray(change, start.dtype) for change in _MOST_CHANGE))
+        tried = [eqx.tree_at(lambda e: e.most_change, equation, most) for equation in equations]
+        f, frame = start, tried[-1].with_floor()
         for number in reversed(range(1, len(levels))):
-            found = solved(equations[number], f, frame, coarse_enough, max_steps, fronts)
-            f, frame = _finer(found.point, levels[number], levels[number - 1], equations[number - 1])
-        return solved(equations[0], f, frame, goal, max_steps, fronts)
+            found = solved(tried[number], f, frame, coarse_enough, max_steps, first)
+            f, frame = _finer(found.point, levels[number], levels[number - 1], tried[number - 1])
+        return solved(tried[0], f, frame, goal, max_steps, first)
 
     def body(carry: tuple[Count, Outcome]) -> tuple[Count, Outcome]:
         number, before = carry
@@ -154,7 +159,7 @@ def on_nested_grids(
 
     def unfinished(carry: tuple[Count, Outcome]) -> Flag:
         number, outcome = carry
-        return (number == 0) | ((number == 1) & ~outcome.fine & finest.internal.has_vacuum)
+        return (number == 0) | ((number == 1) & ~outcome.fine)
 
     none = jnp.zeros((), jnp.int32)
     shapes = jax.eval_shape(lambda: judged(equations[0], attempt(none == 0), softened_by))
