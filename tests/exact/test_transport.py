@@ -431,3 +431,16 @@ def test_what_cannot_be_transported_says_why(pair, error, text):
     with pytest.raises(error, match=text) as raised:
         tw.wasserstein_distance(*pair(rough(tw.Grid(-1.0, 2.0, 40), 0)))
     assert len(str(raised.value).splitlines()) <= 5
+
+
+def test_a_transport_and_its_certificate_print_their_numbers_in_one_line():
+    grid = tw.Grid(0.0, 4.0, 16)
+    a, b = (tw.GridDensity.normalised(jnp.zeros(16).at[k].set(1.0), grid) for k in (2, 10))
+    found = tw.wasserstein_distance(a, b)
+    assert repr(found).startswith("Transport(GridDensity to GridDensity: W₂ = 2, W₂² = 4;")
+    assert "dual 4, primal 4" in repr(found.certificate)
+    assert "\n" not in repr(found) + repr(found.certificate)
+    # Under a transformation there are no numbers yet.
+    seen = []
+    jax.jit(lambda v: seen.append(repr(tw.wasserstein_distance(tw.GridDensity(v, grid), b))))(a.values)
+    assert "W₂ =" not in seen[0]

@@ -41,6 +41,14 @@ class Certificate(eqx.Module):
     statement: str = eqx.field(static=True)
     least: Scalar | None = None
 
+    def __repr__(self) -> str:
+        bounds = {"least": self.least, "dual": self.dual, "primal": self.primal}
+        known = {name: value for name, value in bounds.items() if value is not None}
+        if not all(is_concrete(value) and jnp.ndim(value) == 0 for value in known.values()):
+            return f"Certificate({self.statement})"
+        numbers = ", ".join(f"{name} {float(value):.6g}" for name, value in known.items())
+        return f"Certificate({numbers}; {self.statement})"
+
     @property
     def gap(self) -> Scalar:
         """Primal less dual."""
@@ -117,6 +125,13 @@ class Transport(eqx.Module):
     certificate: Certificate
     geodesic: Any
     method: str = eqx.field(static=True)
+
+    def __repr__(self) -> str:
+        kinds = f"{type(self.start).__name__} to {type(self.end).__name__}"
+        if not is_concrete(self.distance_squared) or jnp.ndim(self.distance_squared) != 0:
+            return f"Transport({kinds}; {self.method})"
+        numbers = [f"{float(x):.6g}" for x in (self.distance, self.distance_squared)]
+        return f"Transport({kinds}: W₂ = {numbers[0]}, W₂² = {numbers[1]}; {self.method})"
 
     @property
     def distance(self) -> Scalar:

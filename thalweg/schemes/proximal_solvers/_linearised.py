@@ -59,9 +59,10 @@ class LinearisedJKO(AbstractJKOSolver):
     Any step size, any dimension, masks, a mobility $a(x)\,q$, and [`thalweg.Congestion`][]; positive and conservative.
 
     First order in space (upstream) and in time. D is $W_2^2$ to third order in the distance, so a step is the JKO step
-    to the order of the scheme, not at large $\tau$. Interaction and `Functional` terms enter the derivative of F but
-    not Newton's matrix: where they curve more than the local terms and the distance, the iteration may not converge,
-    and says so.
+    to the order of the scheme, not at large $\tau$: where mass spreads far beyond $q_t$ it is much less than $W_2^2$
+    (by 30 to 40 % for a narrow normal density in a double well at $\tau = 0.1$). Interaction and `Functional` terms
+    enter the derivative of F but not Newton's matrix: where they curve more than the local terms and the distance, the
+    iteration may not converge, and says so.
 
     **Arguments:** `tolerance`: of the optimality residual, the largest of three: the $L^1$ error of the continuity
     equation (in units of the mass), and the mean errors of the equation of the potential and of the constraints'
@@ -96,7 +97,7 @@ class LinearisedJKO(AbstractJKOSolver):
 
     @property
     def distance_label(self) -> str:
-        return "the linearised Wasserstein distance of finite volumes, W₂² to third order in the distance"
+        return "the linearised Wasserstein distance of finite volumes: W₂² for short ways, less for long ones"
 
     def solve(self, energy: AbstractEnergy, metric: AbstractMetric, step_size: Scalar, memory: Any) -> JKOStep:
         assert isinstance(metric, GridMetric)
