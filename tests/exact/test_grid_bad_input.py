@@ -130,7 +130,7 @@ def test_it_is_said_in_at_most_five_lines(name):
         (lambda: tw.second_variation(tw.Entropy(), flat(), jnp.ones(3)), "shapes of what moves"),
         (lambda: tw.decompose(-1.0 * tw.Congestion(1.0)), "positive factor"),
         (lambda: tw.GridDensity.normalised(jnp.zeros(10), LINE), "positive sum"),
-        (lambda: tw.GridDensity.normalised(jnp.ones(10).at[2].set(-1.0), LINE), "non-negative"),
+        (lambda: tw.GridDensity.normalised(jnp.ones(10).at[2].set(-1.0), LINE), "the smallest is -1"),
     ],
 )
 def test_a_wrong_value_is_refused_where_it_is_given(make, words):

@@ -86,10 +86,9 @@ class GridDensity(AbstractDensity):
                 raise ValueError(f"`values` must have the grid's shape {grid.shape}; got shape {values.shape}.")
             known = np.asarray(values)
             if not np.all(np.isfinite(known)) or np.any(known < 0) or known.sum() <= 0:
-                raise ValueError(
-                    "`values` must be finite and non-negative with a positive sum; "
-                    f"got minimum {float(known.min()):.3g} and sum {float(known.sum()):.3g}."
-                )
+                smallest = f"the smallest is {float(known.min()):.3g}"
+                wrong = smallest if np.any(known < 0) else f"their sum is {float(known.sum()):.3g}"
+                raise ValueError(f"`values` must be finite and non-negative with a positive sum; {wrong}.")
         return cls(values / mass, grid)
 
     @classmethod
