@@ -18,6 +18,11 @@ def averaged(n, fn):
     return values / values.mean()
 
 
+# The porous medium in a bowl: closed form 9 with λ = 8, γ = 0.05, at rest with a radius of (γ/π)^¼.
+BOWL = tw.PotentialEnergy(lambda x: 4 * jnp.sum((x - 0.5) ** 2)) + 0.05 * tw.PorousMedium(2.0)
+BOWL_RADIUS = (0.05 / np.pi) ** 0.25
+
+
 def many_wells(x):
     """The potential in which the back-and-forth method's authors let a disc flow."""
     return jnp.prod(jnp.sin(3 * jnp.pi * x))

@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import brentq
 
 import thalweg as tw
-from tests.exact.jko_cases import assert_lawful, averaged, disc, many_wells, square
+from tests.exact.jko_cases import BOWL, BOWL_RADIUS, assert_lawful, averaged, disc, many_wells, square
 from thalweg.transport._continuation import continuation, continued, gathered
 from thalweg.transport._filling import smoothly_filled
 from thalweg.transport._image_mass import carried, carried_and_sensitivity, mass_table, moves, varied
@@ -65,18 +65,15 @@ def barenblatt(radius, n=64):
 
 
 def exact_step(radius, step):
-    """The radius after an exact step of `CONFINED`, among the profiles of its family."""
+    """The radius after an exact step of `BOWL`, among the profiles of its family."""
     slope = lambda r: 8 * r / 3 - 0.4 / (3 * np.pi * r**3) + (r - radius) / (3 * step)  # noqa: E731
     return float(np.asarray(brentq(slope, 0.01, 1.0)))
-
-
-CONFINED = tw.PotentialEnergy(lambda x: 4 * jnp.sum((x - 0.5) ** 2)) + 0.05 * tw.PorousMedium(2.0)
 
 
 def confined(radius, step, num_steps=1):
     start = tw.GridDensity.normalised(jnp.asarray(barenblatt(radius)), square(64))
     scheme = tw.Proximal(jnp.asarray(step), solver=tw.MongeAmpereJKO())
-    return tw.flow(CONFINED, start, geometry=W2, scheme=scheme, num_steps=num_steps, throw=False)
+    return tw.flow(BOWL, start, geometry=W2, scheme=scheme, num_steps=num_steps, throw=False)
 
 
 def test_the_distance_of_a_step_is_that_of_the_exact_one_and_a_map_that_folds_is_no_step():
@@ -98,7 +95,7 @@ def test_a_flow_with_a_front_comes_to_rest_next_to_its_equilibrium():
     path = confined(0.4, 0.03, 16)
     assert path.result == tw.RESULTS.successful
     assert_lawful(path, 0.03, 1e-6)
-    equilibrium = barenblatt((0.05 / np.pi) ** 0.25)
+    equilibrium = barenblatt(BOWL_RADIUS)
     far = [float(jnp.mean(jnp.abs(path.state_at(k).values - equilibrium))) for k in (0, 16)]
     assert far[0] > 0.2
     assert far[1] < 3e-3

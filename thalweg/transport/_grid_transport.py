@@ -98,10 +98,11 @@ def _by_the_dual(a: GridDensity, b: GridDensity) -> Transport:
     grid, epsilon = a.grid, _default_epsilon(a.grid)
     found = _from_the_dual(a.values, b.values, grid, epsilon)
     statement = _statement(grid, found.plan, epsilon)
-    statement += "; that of the densities, constant in cells, lies between least and primal; the value given is the "
-    statement += "dual between the cells"
+    statement += "; that of the densities, constant in cells, which is the value given, lies between least and primal"
     if is_concrete(found.doubtful) and bool(found.doubtful):
-        statement += ", here doubtful: it may be off by more than Σh²/5, as the map jumps or stretches or is rough"
+        statement += (
+            "; the value is doubtful: it may be off by more than Σh²/5, as the map jumps or stretches or is rough"
+        )
     if is_concrete(found.lost) and float(found.lost) > MISSED:
         share = f"{100 * float(found.lost):.2g} %"
         statement += f"; the coupling, that of a map, has {share} of the mass of an end in the wrong place"

@@ -25,6 +25,7 @@ from thalweg.geometries.wasserstein import GridMetric
 from thalweg.schemes._implicit_euler import implicit_euler
 from thalweg.schemes.proximal_solvers._base import AbstractJKOSolver, JKOStep, why_not_in_the_plane
 from thalweg.schemes.proximal_solvers._conjugate import Conjugate
+from thalweg.schemes.proximal_solvers._front import cost_with_floor
 from thalweg.states import Grid
 from thalweg.transport._between_cells import between_cells
 from thalweg.transport._image_mass import MassTable, Moves, carried, mass_table, moves, smoothed, transport_cost
@@ -135,7 +136,7 @@ class BackAndForth(AbstractJKOSolver):
         # A density at rest is kept: F of one recomputed would differ in the last digits, and may rise by as much.
         at_rest = jnp.sum(jnp.abs(density - state.values)) <= 1e-11 * jnp.sum(state.values)
         moved = jnp.where(at_rest, state.values, density)
-        distance = jnp.where(at_rest, 0, transport_cost(problem.moves(end.point.potential), moved, state.grid))
+        distance = jnp.where(at_rest, 0, problem.cost(end.point, moved))
         volume, mass = state.grid.cell_volume, jnp.sum(state.values)
         primal = jnp.sum(problem.potential * moved + internal.value(moved)) * volume + distance / (2 * step_size)
         stats = {
@@ -253,6 +254,13 @@ class _Problem(eqx.Module):
         cost = transport_cost(self.moves(point.potential), point.density, self.grid) / (2 * self.step_size)
         mass = jnp.sum(self.values) * self.grid.cell_volume
         return direction, jnp.maximum(change, gain / (cost + self.cells * mass))
+
+    def cost(self, point: _Point, density: Array) -> Scalar:
+        """Of the map that brings a density, that of the point to its error, to its place."""
+        if not self.internal.has_vacuum:
+            return transport_cost(self.moves(point.potential), density, self.grid)
+        given = (self.potential, density, point.arrived, self.grid, self.step_size)
+        return cost_with_floor(point.potential, *given)
 
     def with_mass(self, point: _Point) -> Array:
         """The density at the constant in f that gives it the mass, then to rounding."""

@@ -24,7 +24,6 @@ from thalweg.schemes.proximal_solvers._monge_ampere_equation import Equation
 from thalweg.schemes.proximal_solvers._monge_ampere_grids import Level, Outcome, on_nested_grids
 from thalweg.schemes.proximal_solvers._monge_ampere_newton import Found
 from thalweg.transport._between_cells import between_cells
-from thalweg.transport._image_mass import transport_cost
 
 # It goes on to this part of the tolerance, or of what moves, where it can; a step may miss no more than this part of
 # what moves.
@@ -98,7 +97,7 @@ class MongeAmpereJKO(AbstractJKOSolver):
             )
         return None
 
-    def init(self, energy: AbstractEnergy, metric: AbstractMetric) -> "_Memory":
+    def init(self, energy: AbstractEnergy, metric: AbstractMetric) -> _Memory:
         """No floor is known yet."""
         assert isinstance(metric, GridMetric)
         nothing = jnp.zeros_like(metric.state.values)
@@ -128,7 +127,7 @@ class MongeAmpereJKO(AbstractJKOSolver):
 
         step, softened = jax.lax.stop_gradient(on_nested_grids(structure, level, floor, goal, self.max_steps, judged))
         # What the cells at a front leave open is no step.
-        held = ~step.fine & step.solved & (step.short <= step.unresolved)
+        held = ~step.fine & step.open
         point = step.found.point
         moved = jnp.where(held, state.values, step.density)
         stats = {
@@ -150,10 +149,7 @@ def _outcome(level: Level, equation: Equation, found: Found, solved: Flag, at_re
     volume = state.grid.cell_volume
     density = _with_mass(point.density, equation.mass, internal.ceiling)
     moved = jnp.where(at_rest, state.values, density)
-    smooth = equation.without_kink(point)
-    # Where the floor begins, its slope is not that of the map; but what goes on from a rough f may be anything.
-    costs = [transport_cost(equation.moves(f), moved, state.grid) for f in (point.potential, smooth)]
-    distance = jnp.where(at_rest, 0, jnp.fmin(*costs))
+    distance = jnp.where(at_rest, 0, equation.cost(point, moved))
 
     def energies(values: Array) -> tuple[Array, Array]:
         return level.potential * values, internal.value(values)
@@ -170,8 +166,8 @@ def _outcome(level: Level, equation: Equation, found: Found, solved: Flag, at_re
     # A map that folds carries the density as well, but at a cost that is not the dual's.
     cells = sum(h**2 for h in state.grid.spacing) * jnp.sum(moved) * volume
     solved = solved & (2 * tau * gap <= _OF_THE_COST * distance + _OF_THE_CELLS * cells)
-    fine = solved & (short <= 64 * jnp.finfo(moved.dtype).eps * sizes)
-    return Outcome(found, moved, distance, gap, short, unresolved, solved, fine)
+    fine = at_rest | (solved & (short <= 64 * jnp.finfo(moved.dtype).eps * sizes))
+    return Outcome(found, moved, distance, gap, short, unresolved, solved, fine, solved & (short <= unresolved))
 
 
 def _with_mass(density: Array, mass: Scalar, ceiling: Array) -> Array:

@@ -32,6 +32,7 @@ import jax.numpy as jnp
 
 from thalweg._types import Array, Count, Flag, Scalar, ScalarLike
 from thalweg.schemes.proximal_solvers._conjugate import Conjugate
+from thalweg.schemes.proximal_solvers._front import COUNTED, HARDLY, RINGS, cost_with_floor, pressed, slopes, within
 from thalweg.states import Grid, open_faces
 from thalweg.transport._between_cells import between_cells
 from thalweg.transport._continuation import Continuation, continuation, continued, everything, gathered
@@ -42,6 +43,7 @@ from thalweg.transport._image_mass import (
     carried_and_sensitivity,
     conductances,
     moves,
+    transport_cost,
     varied,
 )
 from thalweg.transport._multigrid import Elliptic, apply, hierarchy, in_single_precision
@@ -49,18 +51,12 @@ from thalweg.transport._unsymmetric import conjugate_residuals
 
 # Steps of the linear solver, and its tolerance.
 _MOST_PRODUCTS, _FORCING = 16, 0.03
-# So many rings are continued; the last one only serves the map of those before it. In Newton's operator two count.
-RINGS = 5
-_COUNTED, _IN_PRODUCTS = RINGS - 1, 2
+# So many rings count in Newton's operator.
+_IN_PRODUCTS = 2
 # A known cell stays one until its pressure is this part of what makes a new one.
 _STAYS = 0.5
 # Below this part of the pressure its spread within a cell does not matter.
 _NARROW = 1e-4
-# A cell that the front cuts is empty below this part of the largest density: in the next step the map would have to
-# tell such a cell from an empty one.
-_HARDLY = 1e-3
-# Where less than this part of the largest pressure is left, no front begins.
-_LITTLE = 1e-6
 # V and its double transform differ by no more than this, in units of h²/τ, where V's own map is monotone.
 _OF_CELLS = 0.1
 
@@ -109,12 +105,12 @@ class Equation(eqx.Module):
     def point(self, f: Array, frame: Frame) -> Point:
         """What belongs to a function."""
         f = jnp.where(frame.floored, jnp.maximum(f, self.floor), f)
-        counted = frame.way.within(_COUNTED)
+        counted = frame.way.within(COUNTED)
         density = jnp.where(counted, _mean(self.internal, f - self.potential, frame.spread)[0], 0)
-        density = jnp.where(frame.way.within(0) | (density > _HARDLY * jnp.max(density)), density, 0)
+        density = jnp.where(frame.way.within(0) | (density > HARDLY * jnp.max(density)), density, 0)
         arrived, sensitivity = carried_and_sensitivity(self.table, self.moves(f), self.grid, counted)
         arrived = jnp.where(counted, arrived, 0)
-        wrong = jnp.sum(jnp.abs(gathered(arrived - density, frame.way, _COUNTED)))
+        wrong = jnp.sum(jnp.abs(gathered(arrived - density, frame.way, COUNTED)))
         missed = jnp.where(frame.floored, 0, jnp.abs(self.mass - jnp.sum(arrived)))
         residual = jnp.where(frame.way.complete, (wrong + missed) / self.mass, jnp.inf)
         return Point(f, density, arrived, sensitivity, residual, frame)
@@ -127,33 +123,28 @@ class Equation(eqx.Module):
 
     def with_front(self, f: Array, cells: Array) -> tuple[Array, Frame]:
         """A function that is right on some cells, continued from those of them that its front does not cut."""
-        return self._continued(f, cells & self._within(f, 1.0))
+        return self._continued(f, cells & within(f - self.potential, 1.0, self.grid))
 
     def with_its_front(self, point: Point) -> tuple[Array, Frame]:
         """Continued from the cells that are known now; from all with some pressure if there was a floor."""
         f, (way, _, floored) = point.potential, point.frame
         pressure = f - self.potential
-        # The start, an implicit Euler step, has tails where nothing arrives.
-        some = (pressure > _LITTLE * jnp.max(pressure)) & (point.arrived > 0.5 * point.density)
         # Beyond the second ring a line, not a parabola, says what f is.
-        near = jnp.where(floored, some, way.within(2))
+        near = jnp.where(floored, pressed(pressure, point.density, point.arrived), way.within(2))
         stays = way.within(0) & ~floored
-        return self._continued(f, near & self._within(f, 1.0) | stays & self._within(f, _STAYS))
+        return self._continued(f, near & within(pressure, 1.0, self.grid) | stays & within(pressure, _STAYS, self.grid))
 
-    def without_kink(self, point: Point) -> Array:
-        """f, if it has a floor continued from within its front: what it costs to bring mass to a cell that the front
-        cuts is not told by the slope of the floor.
-        """
+    def cost(self, point: Point, density: Array) -> Scalar:
+        """Of the map of a point that brings a density, its own to rounding, to its place."""
 
-        def smooth() -> Array:
-            f, frame = self.with_its_front(point)
-            # Further out than the rings nothing may be.
-            beyond = jnp.any((point.density > _HARDLY * jnp.max(point.density)) & ~frame.way.within(_COUNTED))
-            return jnp.where(frame.way.complete & ~beyond, f, point.potential)
+        def plain() -> Scalar:
+            return transport_cost(self.moves(point.potential), density, self.grid)
 
-        if not self.internal.has_vacuum:
-            return point.potential
-        return jax.lax.cond(point.frame.floored, smooth, lambda: point.potential)
+        def with_floor() -> Scalar:
+            given = (self.potential, density, point.arrived, self.grid, self.step_size)
+            return cost_with_floor(point.potential, *given)
+
+        return jax.lax.cond(point.frame.floored, with_floor, plain) if self.internal.has_vacuum else plain()
 
     def direction(self, point: Point, damping: Scalar) -> tuple[Array, Count]:
         r"""About Newton's direction, and the number of products that it took: by conjugate residuals, preconditioned by
@@ -181,7 +172,7 @@ class Equation(eqx.Module):
             change = gathered(compliance * whole - varied(point.sensitivity, self.moves(whole)), way, _IN_PRODUCTS)
             return jnp.where(unknown, change + apply(damped, x), 0)
 
-        right = jnp.where(unknown, gathered(point.arrived - point.density, way, _COUNTED), 0)
+        right = jnp.where(unknown, gathered(point.arrived - point.density, way, COUNTED), 0)
         precondition = lambda r: jnp.where(unknown, cycle(r), 0)  # noqa: E731
         change, products = conjugate_residuals(product, precondition, right, _FORCING, _MOST_PRODUCTS)
         if not self.internal.has_vacuum:
@@ -190,17 +181,11 @@ class Equation(eqx.Module):
             change = jnp.clip(change, -most, most)
         return continued(change, way, RINGS), products
 
-    def _within(self, f: Array, part: float) -> Array:
-        """The cells all of whose pressures are positive; or that part of them."""
-        pressure = f - self.potential
-        first, second = _slopes(pressure, self.grid)
-        return pressure > part * 0.5 * (first + second)
-
     def _continued(self, f: Array, known: Array) -> tuple[Array, Frame]:
         way = continuation(known, self.grid, RINGS, f.dtype)
         whole = continued(f, way, RINGS)
         first, second = (
-            jnp.where(way.within(_COUNTED), slope, 0) for slope in _slopes(whole - self.potential, self.grid)
+            jnp.where(way.within(COUNTED), slope, 0) for slope in slopes(whole - self.potential, self.grid)
         )
         return whole, Frame(way, (jnp.maximum(first, second), jnp.minimum(first, second)), jnp.asarray(False))
 
@@ -248,17 +233,6 @@ def _inside(unknown: Array, floored: Flag, diagonal: Array, faces: tuple[Array, 
         )
         inside.append(jnp.where(unknown & ahead, face, 0))
     return Elliptic(jnp.where(unknown, diagonal, rest), tuple(inside))
-
-
-def _slopes(values: Array, grid: Grid) -> tuple[Array, Array]:
-    """By how much the values vary within a cell along each axis: half the difference of the neighbours."""
-    slopes = []
-    for axis, n in enumerate(grid.shape):
-        mode = "wrap" if grid.is_periodic(axis) else "edge"
-        padded = jnp.pad(values, [(1, 1) if a == axis else (0, 0) for a in (0, 1)], mode=mode)
-        before, after = (jax.lax.slice_in_dim(padded, k, k + n, axis=axis) for k in (0, 2))
-        slopes.append(0.5 * jnp.abs(after - before))
-    return slopes[0], slopes[1]
 
 
 def _mean(internal: Conjugate, pressure: Array, spread: tuple[Array, Array]) -> tuple[Array, Array]:

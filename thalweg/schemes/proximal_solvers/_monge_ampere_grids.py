@@ -18,7 +18,8 @@ from thalweg._types import Array, Count, Flag, Scalar
 from thalweg.energies import Decomposition
 from thalweg.schemes._implicit_euler import implicit_euler
 from thalweg.schemes.proximal_solvers._conjugate import Conjugate
-from thalweg.schemes.proximal_solvers._monge_ampere_equation import RINGS, Equation, Frame, Point, floor_of
+from thalweg.schemes.proximal_solvers._front import RINGS
+from thalweg.schemes.proximal_solvers._monge_ampere_equation import Equation, Frame, Point, floor_of
 from thalweg.schemes.proximal_solvers._monge_ampere_newton import Found, solved
 from thalweg.states import Grid, GridDensity
 from thalweg.transport._filling import smoothly_filled
@@ -45,7 +46,7 @@ class Outcome(NamedTuple):
     `distance`: the cost of the plan; `gap`: with it, the primal less the dual by its transforms; `short`: what
     $F(q) - F(q^+)$ lacks of $D/2\tau$; `unresolved`: by how much F of the cells that a front cuts is not F of their
     parts, which the step minimises; `solved`: whether the equation is, by a map that does not fold; `fine`: whether F
-    falls enough besides.
+    falls enough besides; `open`: whether what it lacks is less than what is unresolved.
     """
 
     found: Found
@@ -56,6 +57,7 @@ class Outcome(NamedTuple):
     unresolved: Scalar
     solved: Flag
     fine: Flag
+    open: Flag
 
 
 class Level(NamedTuple):
@@ -155,7 +157,9 @@ def on_nested_grids(
         outcome = judged(equations[0], found, softened_by)
         found = found._replace(steps=before.found.steps + found.steps, products=before.found.products + found.products)
         unresolved = jnp.maximum(before.unresolved, outcome.unresolved)
-        return number + 1, outcome._replace(found=found, unresolved=unresolved)
+        # What either attempt leaves open counts for both: with a floor alone no cell is cut.
+        left_open = before.open | (outcome.solved & (outcome.short <= unresolved))
+        return number + 1, outcome._replace(found=found, unresolved=unresolved, open=left_open)
 
     def unfinished(carry: tuple[Count, Outcome]) -> Flag:
         number, outcome = carry
