@@ -14,7 +14,7 @@ a = tw.GridDensity.from_function(lambda x: heap(x, (-0.5, 0.0)), grid)
 b = tw.GridDensity.from_function(lambda x: heap(x, (0.4, 0.45)) + heap(x, (0.4, -0.45)), grid)
 found = tw.wasserstein_distance(a, b)
 print(f"W2^2 = {found.distance_squared:.5f}, action of the geodesic {found.geodesic.action():.5f}")
-print(f"between the cells' centres: {found.certificate.dual:.5f} to {found.certificate.primal:.5f}")
+print(f"certified: between {found.certificate.least:.5f} and {found.certificate.primal:.5f}")
 
 fig, axes = plt.subplots(1, 5, figsize=(13, 2.8), sharex=True, sharey=True, layout="constrained")
 sides = (grid.lower[0], grid.upper[0], grid.lower[1], grid.upper[1])
